@@ -1,0 +1,1 @@
+"""Signalbox: model calls routed for a stated reason, recorded in your own database, replayable."""

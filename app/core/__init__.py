@@ -1,0 +1,1 @@
+"""Clock, ids and logging: what every floor may use; imports nothing of the application."""

@@ -1,0 +1,118 @@
+"""Candidates and decisions: the immutable snapshots that the router reads, and what it makes of them."""
+
+from enum import StrEnum
+
+from pydantic import Field, JsonValue
+
+from app.llm.messages import Frozen
+from app.llm.types import LLMProfile, LLMProvider
+
+
+class ProviderCaps(Frozen):
+    """What a candidate can do. `assumed` marks a model that only has its provider's defaults."""
+
+    supports_tools: bool
+    supports_forced_tool_choice: bool
+    supports_json: bool
+    supports_json_schema: bool
+    supports_vision: bool
+    max_context_tokens: int = Field(gt=0)
+    preferred_for_profiles: tuple[LLMProfile, ...] = ()
+    assumed: bool = True
+
+
+class Candidate(Frozen):
+    """A provider:model pair that the router may use, as one immutable snapshot of what is known about it."""
+
+    provider: LLMProvider
+    model: str
+    caps: ProviderCaps
+    local: bool
+    """Whether a prompt stays on hosts that `LLM_LOCAL_HOSTS` names."""
+    usable: bool = True
+    """False while its provider has no credentials."""
+    identity: str
+    """`candidate_sha256`: provider, model, API base and the options that our provider module adds."""
+
+    @property
+    def name(self) -> str:
+        """`provider:model`."""
+        return f"{self.provider}:{self.model}"
+
+
+class RouteReason(StrEnum):
+    """Why a candidate was kept or excluded; machine-readable."""
+
+    PINNED = "pinned"
+    LISTED = "listed"
+    LOCAL_FIRST = "local_first"
+    CLOUD_FIRST = "cloud_first"
+    NO_TOOLS = "no_tools"
+    NO_FORCED_TOOL_CHOICE = "no_forced_tool_choice"
+    NO_JSON = "no_json"
+    NO_JSON_SCHEMA = "no_json_schema"
+    NO_VISION = "no_vision"
+    CONTEXT_TOO_SMALL = "context_too_small"
+    LOCAL_ONLY = "local_only"
+    NO_CLOUD_FALLBACK = "no_cloud_fallback"
+    NO_CREDENTIALS = "no_credentials"
+    PROVIDER_NOT_ALLOWED = "provider_not_allowed"
+    NOT_IN_PROFILE = "not_in_profile"
+    NOT_PINNED = "not_pinned"
+    FALLBACK_NOT_ALLOWED = "fallback_not_allowed"
+
+
+class Needs(Frozen):
+    """What a request demands of a candidate; token figures are conservative estimates."""
+
+    tools: bool = False
+    forced_tool_choice: bool = False
+    json_object: bool = False
+    json_schema: bool = False
+    vision: bool = False
+    input_tokens_estimate: int = 0
+    output_tokens_reserved: int = 0
+
+
+class RouteEntry(Frozen):
+    """One candidate of a decision."""
+
+    candidate: Candidate
+    kept: bool
+    reason: RouteReason
+    needs: Needs
+    detail: dict[str, JsonValue] = Field(default_factory=dict)
+    """Facts behind the reason: `estimate`, `limit` for a context that is too small, for instance."""
+
+    def summary(self) -> dict[str, JsonValue]:
+        """Return the entry as it is stored on the row: names and reasons, no snapshot."""
+        entry: dict[str, JsonValue] = {
+            "provider": self.candidate.provider.value,
+            "model": self.candidate.model,
+            "kept": self.kept,
+            "reason": self.reason.value,
+        }
+        if self.candidate.caps.assumed:
+            entry["assumed"] = True
+        return {**entry, **({"detail": dict(self.detail)} if self.detail else {})}
+
+
+class RouteDecision(Frozen):
+    """The ordered candidates of one decision: kept ones in the order of sending, then the excluded ones."""
+
+    profile: LLMProfile
+    entries: tuple[RouteEntry, ...]
+
+    @property
+    def kept(self) -> tuple[Candidate, ...]:
+        """The candidates to send to, in order."""
+        return tuple(entry.candidate for entry in self.entries if entry.kept)
+
+    @property
+    def needs(self) -> Needs:
+        """What the first candidate must do (variants may ask different things of different providers)."""
+        return self.entries[0].needs if self.entries else Needs()
+
+    def summary(self) -> list[dict[str, JsonValue]]:
+        """Return the decision as it is stored on the row."""
+        return [entry.summary() for entry in self.entries]

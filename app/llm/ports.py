@@ -1,0 +1,269 @@
+"""The seams of the layer: what the service needs of a provider client and of a ledger, as Protocols only."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Protocol
+
+from pydantic import JsonValue
+
+from app.llm.candidates import Candidate, RouteDecision
+from app.llm.errors import LLMError
+from app.llm.messages import TextPart, ThinkingPart, ToolCallPart
+from app.llm.types import Attempt, CacheMode, FinishReason, LLMProfile, LLMRequest, LLMResponse, TokenUsage
+
+
+class Clock(Protocol):
+    """Time, injected: policies and waits never read it themselves."""
+
+    def monotonic_s(self) -> float:
+        """Return seconds from an arbitrary start; never goes backwards."""
+        ...
+
+    def now(self) -> datetime:
+        """Return the wall clock as an aware UTC datetime."""
+        ...
+
+    async def sleep_s(self, seconds: float) -> None:
+        """Wait."""
+        ...
+
+
+class IdFactory(Protocol):
+    """Makes ids of 36 characters at most that sort by time."""
+
+    def __call__(self) -> str:
+        """Return a new id."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProviderReply:
+    """One usable answer of one provider, normalised; `parts` hold deterministic tool-call ids."""
+
+    parts: tuple[TextPart | ToolCallPart | ThinkingPart, ...]
+    """As in `LLMResponse.parts`."""
+    finish_reason: FinishReason
+    usage: TokenUsage
+    http_status: int | None = 200
+    queue_wait_ms: float = 0.0
+    """Milliseconds spent waiting for the semaphores; not part of the send."""
+
+
+class ChatClient(Protocol):
+    """Sends one attempt to one candidate; never retries, never falls back."""
+
+    async def send(self, request: LLMRequest, candidate: Candidate, *, timeout_s: float) -> ProviderReply:
+        """Return the candidate's answer.
+
+        Args:
+            request: Already `as_sent_to` the candidate's provider.
+            candidate: Whom to ask.
+            timeout_s: Seconds for queueing and the send together.
+
+        Raises:
+            LLMProviderError: With `provider`, `model`, and `http_status`, `retry_after_s`, `usage`, `sent` where known.
+                `sent=False` among the facts says that nothing was sent (no slot in time).
+        """
+        ...
+
+    async def close(self) -> None:
+        """Close what is open; idempotent."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewRun:
+    """Everything that is known of a run before its first send."""
+
+    run_id: str
+    workspace_id: str
+    request: LLMRequest
+    profile: LLMProfile
+    route: RouteDecision
+    prompt_sha256: str
+    request_sha256: str
+    lease_s: float
+    """Seconds from now, by the database's clock, until another call may take the key over."""
+    pipeline_run_id: str | None = None
+    stage: str | None = None
+    idempotency_key: str | None = None
+    flight_slot: str | None = None
+    cache_mode: CacheMode = CacheMode.USE
+    cache_candidates: tuple[str, ...] = ()
+    """Candidate identities whose cached answer would be served now, in order; empty: no look-up."""
+    metadata: Mapping[str, JsonValue] = field(default_factory=dict)
+    force: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredAnswer:
+    """An answer out of the ledger. `response` is None when only hashes were kept."""
+
+    run_id: str
+    candidate_sha256: str | None
+    request_sha256: str
+    response: LLMResponse | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Won:
+    """The claim is ours: send. `supersedes` is the run that was taken over, if any."""
+
+    run_id: str
+    execution: int = 1
+    supersedes: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replay:
+    """The key has an answer."""
+
+    answer: StoredAnswer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hit:
+    """The cache has an answer; the new row (`run_id`) was written as its hit row."""
+
+    run_id: str
+    answer: StoredAnswer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conflict:
+    """The key belongs to another request."""
+
+    run_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InProgress:
+    """Another call holds the key for at most `lease_left_s` seconds more."""
+
+    run_id: str
+    lease_left_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Abandoned:
+    """The key's owner let its lease run out and takeovers are refused."""
+
+    run_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlightHeld:
+    """Another call works on the same fingerprint."""
+
+    run_id: str
+    lease_left_s: float
+
+
+ClaimOutcome = Won | Replay | Hit | Conflict | InProgress | Abandoned | FlightHeld
+KeyState = Replay | Conflict | InProgress | Abandoned | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Success:
+    """How a run ended well. `source_run_id` names the cached run whose answer was served after failed sends."""
+
+    response: LLMResponse
+    candidate_sha256: str
+    attempts: Sequence[Attempt]
+    queue_wait_ms: float
+    source_run_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """How a run ended badly, by an error or by cancellation."""
+
+    error: LLMError
+    attempts: Sequence[Attempt]
+    queue_wait_ms: float
+    latency_ms: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """What settling did. `persisted=False`: the answer is in the spool, or nowhere."""
+
+    persisted: bool = True
+    fenced: bool = False
+    winner: StoredAnswer | None = None
+    """Of a fenced run: the answer of the run that took over, if it has one."""
+    successor_run_id: str | None = None
+
+
+class LLMRunRepo(Protocol):
+    """The ledger. Every method is one transaction (or one savepoint of the caller's, in the joined binding)."""
+
+    inline: bool
+    """True for the joined binding: no background work, no waiting on other runs, no flight slots."""
+
+    async def get_by_idempotency_key(self, workspace_id: str, key: str, request_sha256: str) -> KeyState:
+        """Return what the key holds now; None when it is free or may be taken over."""
+        ...
+
+    async def get_cached(
+        self, workspace_id: str, prompt_sha256: str, candidates: Sequence[str]
+    ) -> Mapping[str, StoredAnswer]:
+        """Return the freshest servable answer of each candidate identity that has one."""
+        ...
+
+    async def create_started(self, run: NewRun) -> ClaimOutcome:
+        """Claim: insert the row, or say who holds the key or the flight.
+
+        Raises:
+            LLMLedgerError: Nothing was claimed; nothing may be sent.
+        """
+        ...
+
+    async def save_result_for_idempotency_key(self, run: NewRun, answer: StoredAnswer) -> ClaimOutcome:
+        """Claim with the answer already known: the row is a hit row from the start."""
+        ...
+
+    async def record_hit(self, run: NewRun, answer: StoredAnswer) -> None:
+        """Write the row of a hit without a key; may return before it is written."""
+        ...
+
+    async def record_failed(self, run: NewRun, error: LLMError) -> None:
+        """Write a FAILED row for a run that never got to a claim (no candidate)."""
+        ...
+
+    async def note_send(self, run_id: str, sends: int) -> None:
+        """Commit that send number `sends` may happen; without it there is no further send."""
+        ...
+
+    async def mark_succeeded(self, run: NewRun, success: Success) -> Finished:
+        """Settle a run that has its answer; never raises for database faults (the answer is spooled)."""
+        ...
+
+    async def mark_failed(self, run: NewRun, failure: Failure) -> Finished:
+        """Settle a run that has none."""
+        ...
+
+    async def mark_cancelled(self, run: NewRun, failure: Failure) -> Finished:
+        """Settle a run whose caller is gone."""
+        ...
+
+    async def wait_finished(self, run_id: str, timeout_s: float) -> str | None:
+        """Wait at most `timeout_s` for a run to leave STARTED; return its status, None while STARTED or unknown."""
+        ...
+
+    def count_replay(self, run_id: str) -> None:
+        """Add one to the run's `replayed_count`, some time soon."""
+        ...
+
+    async def release(self, run_id: str) -> bool:
+        """Declare a STARTED run's owner dead and free its key; False when the run is not STARTED."""
+        ...
+
+    async def drain(self) -> None:
+        """Wait for background transitions; idempotent."""
+        ...
+
+    async def close(self) -> None:
+        """Drain, then close what is open; idempotent."""
+        ...

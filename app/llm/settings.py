@@ -1,0 +1,307 @@
+"""Every setting of the routing layer, with its unit; a wrong value is refused at start, by its variable's name."""
+
+from enum import StrEnum
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated, Any, Self
+from urllib.parse import urlsplit
+
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from app.llm.errors import LLMSettingsError
+from app.llm.types import LLMProfile, LLMProvider
+
+PREFIX = "LLM_"
+"""A string below a field is its meaning; the settings table of the README is made from it."""
+
+FALLBACK_CODES = ("auth", "model_not_found", "content_filtered")
+
+CommaList = Annotated[tuple[str, ...], NoDecode]
+
+
+class RouterPolicy(StrEnum):
+    """How the list of a profile is ordered; the last two are stable sorts of it."""
+
+    AS_LISTED = "as_listed"
+    LOCAL_FIRST = "local_first"
+    CLOUD_FIRST = "cloud_first"
+
+
+class RetryPossiblyPaid(StrEnum):
+    """When a send that may have been paid may be repeated."""
+
+    NEVER = "never"
+    FALLBACK_ONLY = "fallback_only"
+    ALWAYS = "always"
+
+
+class CacheMatch(StrEnum):
+    """`first`: serve a candidate's match when it would be sent to; `any`: serve the first match in route order."""
+
+    FIRST = "first"
+    ANY = "any"
+
+
+class StorePayloads(StrEnum):
+    """`full` keeps requests and answers; `hash` keeps their hashes only."""
+
+    FULL = "full"
+    HASH = "hash"
+
+
+class OnAbandoned(StrEnum):
+    """What a call does with the key of a dead owner."""
+
+    RETRY = "retry"
+    REFUSE = "refuse"
+
+
+class OnInProgress(StrEnum):
+    """What a call does while another one holds its key."""
+
+    ERROR = "error"
+    WAIT = "wait"
+
+
+class LLMSettings(BaseSettings):
+    """Settings from `LLM_` variables or a `.env` file in the working directory."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_file=".env",
+        extra="ignore",
+        frozen=True,
+        populate_by_name=True,
+        use_attribute_docstrings=True,
+        hide_input_in_errors=True,
+        validate_default=True,
+    )
+
+    # -- routing
+    default_profile: LLMProfile = LLMProfile.BALANCED
+    """Profile of a request that names none."""
+    profile_fast: CommaList = ("ollama", "gemini")
+    """Candidates of the profile `fast`, in order: `provider:model`, or a bare provider for its configured model."""
+    profile_balanced: CommaList = ("ollama", "gemini")
+    """Candidates of the profile `balanced`."""
+    profile_advanced: CommaList = ("ollama", "gemini")
+    """Candidates of the profile `advanced`."""
+    router_policy: RouterPolicy = RouterPolicy.AS_LISTED
+    """Order of the candidates: `as_listed`, or a stable sort of the list: `local_first`, `cloud_first`."""
+    fallback_on: CommaList = ()
+    """Errors that normally end a call but may fall back here: any of `auth`, `model_not_found`, `content_filtered`."""
+    fallback_to_cloud: bool = True
+    """Whether a prompt that a local candidate failed on may go to a cloud candidate."""
+    local_only: bool = False
+    """Whether prompts must stay on the hosts of LLM_LOCAL_HOSTS."""
+    local_hosts: CommaList = ("localhost", "127.0.0.1", "::1")
+    """Hosts of an API base that count as local. Ollama's `-cloud` models never do."""
+
+    # -- providers
+    ollama_api_base: str = "http://localhost:11434"
+    """Root of the Ollama server, without `/api`."""
+    ollama_model: str = "llama3.2"
+    """Model of a bare `ollama` in a profile."""
+    ollama_num_ctx: int = Field(default=8192, ge=256, le=10_000_000)
+    """Context window that is asked for, in tokens. Always sent: Ollama cuts longer prompts silently."""
+    ollama_keep_alive: str | None = None
+    """How long Ollama keeps the model loaded, e.g. `5m`, `-1` for ever. Unset: the server's default."""
+    ollama_api_key: SecretStr | None = None
+    """Bearer token for a reverse proxy in front of Ollama."""
+    ollama_headers: SecretStr | None = None
+    """Further headers for that proxy, as `Name: value` pairs separated by `;`."""
+    gemini_api_key: SecretStr | None = Field(
+        default=None, validation_alias=AliasChoices("LLM_GEMINI_API_KEY", "GEMINI_API_KEY", "gemini_api_key")
+    )
+    """Key of the Gemini API; `GEMINI_API_KEY` is read too. Without it Gemini candidates are excluded."""
+    gemini_model: str = "gemini-2.5-flash"
+    """Model of a bare `gemini` in a profile."""
+    gemini_api_base: str = "https://generativelanguage.googleapis.com/v1beta"
+    """Root of the Gemini API; ends in `/v1beta`."""
+    ca_bundle: Path | None = None
+    """File of CA certificates for HTTPS, for company proxies. Unset: SSL_CERT_FILE, else the system's."""
+
+    # -- limits
+    concurrency_limit: int = Field(default=64, ge=1)
+    """Sends in flight at once, over all providers."""
+    ollama_concurrency_limit: int = Field(default=8, ge=1)
+    """Sends in flight at once to Ollama."""
+    gemini_concurrency_limit: int = Field(default=32, ge=1)
+    """Sends in flight at once to Gemini."""
+    default_timeout_s: float = Field(default=120.0, gt=0, le=86_400)
+    """Seconds for a whole call that names no timeout: queueing, every send, every wait."""
+    attempt_timeout_s: float = Field(default=60.0, gt=0, le=86_400)
+    """Seconds for one send at most."""
+    max_attempts: int = Field(default=4, ge=1, le=100)
+    """Sends of one call over all candidates."""
+    attempts_per_candidate: int = Field(default=2, ge=1, le=100)
+    """Sends of one call to the same candidate."""
+    retry_possibly_paid: RetryPossiblyPaid = RetryPossiblyPaid.FALLBACK_ONLY
+    """Whether a send that may have been paid is repeated: `never`, `fallback_only` (at another candidate), `always`."""
+
+    # -- ledger
+    persist_runs: bool = True
+    """Whether runs are recorded. Without it there are no keys, and the cache lives in this process only."""
+    database_url: SecretStr = SecretStr("sqlite+aiosqlite:///signalbox.db")
+    """The ledger's database: `sqlite+aiosqlite:///FILE` or `postgresql+asyncpg://USER:PASSWORD@HOST/NAME`."""
+    auto_migrate: bool | None = None
+    """Whether start-up creates or upgrades the tables. Unset: yes for SQLite, no for PostgreSQL."""
+    ledger_timeout_s: float = Field(default=10.0, gt=0, le=600)
+    """Seconds that one ledger transaction may wait for its lock or connection."""
+    lease_grace_s: float = Field(default=15.0, gt=0, le=3600)
+    """Seconds that a run keeps its key beyond its deadline; at least twice LLM_FINISH_BUDGET_S."""
+    finish_budget_s: float = Field(default=5.0, gt=0, le=600)
+    """Seconds spent on writing a paid answer before it goes to the spool."""
+    spool_dir: Path | None = None
+    """Directory for answers that the database could not take. Unset: beside the SQLite file, else the user's state directory."""
+    cache_enabled: bool = False
+    """Whether equal prompts are answered from earlier runs."""
+    cache_ttl_s: float = Field(default=86_400.0, gt=0)
+    """Seconds that an answer may serve as a hit."""
+    cache_match: CacheMatch = CacheMatch.FIRST
+    """Which match is served: `first` (of the candidate that would be sent to) or `any` (first in route order)."""
+    idempotency_ttl_s: float | None = Field(default=None, gt=0)
+    """Seconds that a key keeps its answer. Unset: for ever."""
+    store_payloads: StorePayloads = StorePayloads.FULL
+    """What is kept of requests and answers: `full`, or `hash` (then nothing can be replayed)."""
+    on_abandoned: OnAbandoned = OnAbandoned.RETRY
+    """A key whose owner died: `retry` (take it over) or `refuse`."""
+    on_in_progress: OnInProgress = OnInProgress.ERROR
+    """A key that another call holds: `error`, or `wait` for its answer."""
+    default_workspace: str | None = None
+    """Workspace of calls that name none, for programs with one tenant."""
+    log_content: bool = False
+    """Whether log events may carry prompts and answers (redacted)."""
+
+    @field_validator(
+        "profile_fast", "profile_balanced", "profile_advanced", "fallback_on", "local_hosts", mode="before"
+    )
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return (
+            tuple(item.strip() for item in value.split(",") if item.strip())
+            if isinstance(value, str)
+            else value
+        )
+
+    @field_validator("profile_fast", "profile_balanced", "profile_advanced")
+    @classmethod
+    def _known_providers(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value:
+            raise ValueError("at least one candidate, e.g. ollama,gemini")
+        for item in value:
+            provider, colon, model = item.partition(":")
+            if provider not in set(LLMProvider) or (colon and not model):
+                raise ValueError(
+                    f"{item!r} is not `provider:model` or a provider of {', '.join(LLMProvider)}"
+                )
+        return value
+
+    @field_validator("fallback_on")
+    @classmethod
+    def _known_codes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if wrong := [item for item in value if item not in FALLBACK_CODES]:
+            raise ValueError(f"{wrong[0]!r} is not one of {', '.join(FALLBACK_CODES)}")
+        return value
+
+    @field_validator("ollama_api_base", "gemini_api_base")
+    @classmethod
+    def _base_is_a_url(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.username:
+            raise ValueError("a URL such as http://localhost:11434, without user, password or query")
+        return value.rstrip("/")
+
+    @field_validator("gemini_api_base")
+    @classmethod
+    def _base_has_version(cls, value: str) -> str:
+        if not value.endswith("/v1beta"):
+            raise ValueError("must end in /v1beta")
+        return value
+
+    @field_validator("ollama_headers")
+    @classmethod
+    def _headers_are_pairs(cls, value: SecretStr | None) -> SecretStr | None:
+        header_pairs(value)
+        return value
+
+    @field_validator("ca_bundle")
+    @classmethod
+    def _bundle_exists(cls, value: Path | None) -> Path | None:
+        if value is not None and not value.is_file():
+            raise ValueError("no such file")
+        return value
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        if self.lease_grace_s < 2 * self.finish_budget_s:
+            raise ValueError(
+                "LLM_LEASE_GRACE_S must be at least twice LLM_FINISH_BUDGET_S, or a slow finish loses its key"
+            )
+        if self.cache_enabled and self.store_payloads is StorePayloads.HASH:
+            raise ValueError("LLM_CACHE_ENABLED needs LLM_STORE_PAYLOADS=full: a hash cannot be served")
+        return self
+
+    def profile(self, profile: LLMProfile) -> tuple[str, ...]:
+        """Return the listed candidates of a profile as `provider:model`."""
+        listed: tuple[str, ...] = getattr(self, f"profile_{LLMProfile(profile)}")
+        defaults = {LLMProvider.OLLAMA: self.ollama_model, LLMProvider.GEMINI: self.gemini_model}
+        return tuple(
+            dict.fromkeys(item if ":" in item else f"{item}:{defaults[LLMProvider(item)]}" for item in listed)
+        )
+
+
+def header_pairs(value: SecretStr | None) -> dict[str, str]:
+    """Return `Name: value; Name: value` as a dict.
+
+    Raises:
+        ValueError: A pair has no colon, or holds a control character.
+    """
+    pairs: dict[str, str] = {}
+    for item in (value.get_secret_value() if value else "").split(";"):
+        name, colon, text = item.partition(":")
+        if not item.strip():
+            continue
+        if not colon or not name.strip().isascii() or not item.strip().isprintable():
+            raise ValueError("headers are written as `Name: value; Other: value`")
+        pairs[name.strip()] = text.strip()
+    return pairs
+
+
+def is_local_host(host: str, local_hosts: tuple[str, ...]) -> bool:
+    """Return whether `host` is named as local, comparing addresses by value."""
+
+    def same(a: str, b: str) -> bool:
+        try:
+            return ip_address(a.strip("[]")) == ip_address(b.strip("[]"))
+        except ValueError:
+            return a.lower() == b.lower()
+
+    return any(same(host, named) for named in local_hosts)
+
+
+def load_settings(**values: Any) -> LLMSettings:  # noqa: ANN401  # whatever a field takes
+    """Read the settings once; `values` (by field name) beat the environment, which beats `.env`.
+
+    Raises:
+        LLMSettingsError: One line for each wrong value: variable, value (masked if secret), what would be right.
+    """
+    try:
+        return LLMSettings(**values)
+    except ValidationError as error:
+        raise LLMSettingsError(
+            "; ".join(_explain(fault) for fault in error.errors(include_url=False))
+        ) from None
+
+
+def _explain(fault: Any) -> str:  # noqa: ANN401  # pydantic's ErrorDetails
+    message = str(fault["msg"]).removeprefix("Value error, ")
+    if not fault["loc"]:
+        return message
+    name = str(fault["loc"][0])
+    field = name.lower().removeprefix(PREFIX.lower())
+    annotation = str(LLMSettings.model_fields[field].annotation) if field in LLMSettings.model_fields else ""
+    shown = "********" if "Secret" in annotation else repr(fault.get("input"))
+    variable = name if name.isupper() else f"{PREFIX}{name.upper()}"
+    return f"{variable}={shown}: {message}"

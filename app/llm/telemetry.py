@@ -1,0 +1,140 @@
+"""Event names, fields and metric names: the only file that spells them, so that dashboards never chase a rename."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import structlog
+
+from app.llm.redaction import Redactor
+
+CALLS = "llm_calls_total"
+ATTEMPTS = "llm_attempts_total"
+RETRIES = "llm_retries_total"
+FALLBACKS = "llm_fallbacks_total"
+SERVED = "llm_served_total"
+TOKENS = "llm_tokens_total"
+CALL_LATENCY_MS = "llm_call_latency_ms"
+QUEUE_WAIT_MS = "llm_queue_wait_ms"
+IN_FLIGHT = "llm_in_flight"
+
+EVENT_READY = "llm_ready"
+EVENT_CALL = "llm_call"
+EVENT_ATTEMPT_FAILED = "llm_attempt_failed"
+EVENT_TAKEOVER = "llm_takeover"
+EVENT_FENCED = "llm_fenced"
+EVENT_SPOOLED = "llm_spooled"
+EVENT_SPOOL_DRAINED = "llm_spool_drained"
+EVENT_ANSWER_LOST = "llm_answer_not_recorded"
+EVENT_LEDGER_FAULT = "llm_ledger_fault"
+EVENT_BACKGROUND_FAULT = "llm_background_fault"
+
+
+class Metrics(Protocol):
+    """Counters, histograms and gauges behind a small port; labels are short and bounded."""
+
+    def add(self, name: str, value: float, labels: Mapping[str, str]) -> None:
+        """Add to a counter, or to a gauge (negative values)."""
+        ...
+
+    def observe(self, name: str, value: float, labels: Mapping[str, str]) -> None:
+        """Record one value of a distribution."""
+        ...
+
+
+class NoMetrics:
+    """Counts nothing."""
+
+    __slots__ = ()
+
+    def add(self, name: str, value: float, labels: Mapping[str, str]) -> None:
+        """Do nothing."""
+
+    def observe(self, name: str, value: float, labels: Mapping[str, str]) -> None:
+        """Do nothing."""
+
+
+class Telemetry:
+    """What service, client and ledger call: one helper an occasion."""
+
+    def __init__(
+        self, *, metrics: Metrics | None = None, redactor: Redactor | None = None, log: Any = None
+    ) -> None:  # structlog's loggers have no common type
+        self.metrics = metrics or NoMetrics()
+        self.redact: Callable[[str], str] = redactor or Redactor()
+        self._log = log or structlog.get_logger("signalbox")
+
+    def event(self, name: str, *, level: str = "info", **fields: object) -> None:
+        """Write one event; strings are redacted, None is left out."""
+        clean = {
+            key: self.redact(value) if isinstance(value, str) else value
+            for key, value in fields.items()
+            if value is not None
+        }
+        getattr(self._log, level)(name, **clean)
+
+    def call_started(self) -> None:
+        """A call came in."""
+        self.metrics.add(IN_FLIGHT, 1, {})
+
+    def call_ended(
+        self, *, status: str, served_from: str | None, latency_ms: float, **fields: object
+    ) -> None:
+        """A call went out: with an answer, an error, or cancelled."""
+        self.metrics.add(IN_FLIGHT, -1, {})
+        labels = {
+            name: str(fields[name])
+            for name in ("provider", "model", "profile")
+            if fields.get(name) is not None
+        }
+        self.metrics.add(CALLS, 1, {**labels, "status": status})
+        if served_from is not None:
+            self.metrics.add(SERVED, 1, {"from": served_from})
+        self.metrics.observe(CALL_LATENCY_MS, latency_ms, labels)
+        level = "info" if status == "SUCCEEDED" else "warning"
+        self.event(
+            EVENT_CALL,
+            level=level,
+            status=status,
+            served_from=served_from,
+            latency_ms=round(latency_ms, 2),
+            **fields,
+        )
+
+    def attempt_ended(
+        self,
+        *,
+        provider: str,
+        model: str,
+        status: str,
+        error_code: str | None,
+        input_tokens: int | None,
+        output_tokens: int | None,
+        queue_wait_ms: float,
+        **fields: object,
+    ) -> None:
+        """One send ended."""
+        labels = {"provider": provider, "model": model}
+        self.metrics.add(
+            ATTEMPTS, 1, {**labels, "status": status, **({"error_code": error_code} if error_code else {})}
+        )
+        self.metrics.observe(QUEUE_WAIT_MS, queue_wait_ms, {"provider": provider})
+        for kind, count in (("input", input_tokens), ("output", output_tokens)):
+            if count:
+                self.metrics.add(TOKENS, count, {**labels, "kind": kind})
+        if error_code is not None:
+            self.event(
+                EVENT_ATTEMPT_FAILED,
+                level="warning",
+                status=status,
+                error_code=error_code,
+                **labels,
+                **fields,
+            )
+
+    def retried(self, *, provider: str, model: str) -> None:
+        """The same candidate is asked again."""
+        self.metrics.add(RETRIES, 1, {"provider": provider, "model": model})
+
+    def fell_back(self, *, provider: str, model: str) -> None:
+        """Another candidate is asked; the labels name the one that failed."""
+        self.metrics.add(FALLBACKS, 1, {"provider": provider, "model": model})

@@ -1,0 +1,245 @@
+"""What goes in and what comes out: one set of shapes for the rooms below and the callers above."""
+
+import json
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, JsonValue, field_validator, model_validator
+
+from app.llm.messages import (
+    Frozen,
+    Message,
+    ResponseFormat,
+    TextPart,
+    ThinkingPart,
+    ToolCallPart,
+    ToolChoice,
+    ToolChoiceTool,
+    ToolSpec,
+)
+
+MAX_METADATA_BYTES = 4096
+MAX_KEY_CHARS = 255
+
+
+class LLMProvider(StrEnum):
+    """Who serves a model."""
+
+    OLLAMA = "ollama"
+    GEMINI = "gemini"
+
+
+class LLMProfile(StrEnum):
+    """The caller's intent; the settings say which candidates serve it."""
+
+    FAST = "fast"
+    BALANCED = "balanced"
+    ADVANCED = "advanced"
+
+
+class FinishReason(StrEnum):
+    """Why a model stopped."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    TOOL_CALLS = "tool_calls"
+    CONTENT_FILTER = "content_filter"
+
+
+class ServedFrom(StrEnum):
+    """Where an answer came from: a provider, the run of the same key, or the content cache."""
+
+    LIVE = "live"
+    REPLAY = "replay"
+    CACHE = "cache"
+
+
+class CacheMode(StrEnum):
+    """`use` reads and feeds the cache, `refresh` only feeds it, `bypass` does neither."""
+
+    USE = "use"
+    REFRESH = "refresh"
+    BYPASS = "bypass"
+
+
+class LLMConstraints(Frozen):
+    """Limits on the choice of candidates. None leaves the decision to the settings."""
+
+    local_only: bool | None = None
+    allow_fallback: bool | None = None
+    providers: tuple[LLMProvider, ...] | None = None
+
+
+class RequestVariant(Frozen):
+    """What replaces the same fields of a request for candidates of one provider (other output mode, for instance)."""
+
+    messages: tuple[Message, ...] = Field(min_length=1)
+    tools: tuple[ToolSpec, ...] = ()
+    tool_choice: ToolChoice | None = None
+    response_format: ResponseFormat | None = None
+
+
+class LLMRequest(Frozen):
+    """What the caller wants. None means "not said": the candidate's default applies, and the fingerprint keeps None."""
+
+    messages: tuple[Message, ...] = Field(min_length=1)
+    profile: LLMProfile | None = None
+    model: str | None = Field(
+        default=None, pattern=r"^[a-z][a-z0-9_]*:[^\s:/?#@\\][^\s?#@\\]*$", max_length=200
+    )
+    """Pins one candidate as `provider:model`, split at the first colon."""
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    max_output_tokens: int | None = Field(default=None, ge=1)
+    stop: tuple[str, ...] | None = None
+    seed: int | None = Field(default=None, ge=-(2**31), lt=2**31)
+    thinking: bool | Literal["low", "medium", "high"] | None = None
+    tools: tuple[ToolSpec, ...] = ()
+    tool_choice: ToolChoice | None = None
+    response_format: ResponseFormat | None = None
+    variants: Mapping[LLMProvider, RequestVariant] = Field(default_factory=dict)
+    constraints: LLMConstraints = LLMConstraints()
+    idempotency_key: str | None = Field(default=None, min_length=1, max_length=MAX_KEY_CHARS)
+    cache: CacheMode = CacheMode.USE
+    timeout_s: float | None = Field(default=None, gt=0, le=86_400)
+    """Seconds for the whole call: queueing, every send, every wait."""
+    force_new_execution: bool = False
+    """Declare the owner of this key dead, or its answer void, and execute again."""
+    metadata: dict[str, JsonValue] = Field(default_factory=dict)
+    """`workspace_id`, `pipeline_run_id`, `stage` are read from here; the rest is stored, 4 KB of JSON at most."""
+
+    @field_validator("idempotency_key")
+    @classmethod
+    def _key_is_printable(cls, value: str | None) -> str | None:
+        return value if value is None else printable(value, "idempotency_key")
+
+    @field_validator("metadata")
+    @classmethod
+    def _metadata_is_small(cls, value: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        try:
+            size = len(json.dumps(value, allow_nan=False).encode())
+        except ValueError as error:
+            raise ValueError(f"metadata must be JSON: {error}") from None
+        if size > MAX_METADATA_BYTES:
+            raise ValueError(f"metadata is {size} bytes of JSON; the limit is {MAX_METADATA_BYTES}")
+        return value
+
+    @model_validator(mode="after")
+    def _tools_are_consistent(self) -> Self:
+        names = [tool.name for tool in self.tools]
+        if len(set(names)) != len(names):
+            raise ValueError("two tools have the same name")
+        if isinstance(self.tool_choice, ToolChoiceTool) and self.tool_choice.name not in names:
+            raise ValueError(f"tool_choice names {self.tool_choice.name!r}, which is not among the tools")
+        if self.tool_choice == "required" and not names:
+            raise ValueError("tool_choice is 'required' but there are no tools")
+        return self
+
+    def as_sent_to(self, provider: LLMProvider) -> "LLMRequest":
+        """Return the request as candidates of `provider` get it: with its variant applied, if it has one."""
+        variant = self.variants.get(provider)
+        if variant is None:
+            return self
+        return self.model_copy(
+            update={**{name: getattr(variant, name) for name in RequestVariant.model_fields}, "variants": {}}
+        )
+
+
+def printable(value: str, what: str) -> str:
+    """Return `value` unchanged; refuse control characters, which could forge log lines and break databases.
+
+    Raises:
+        ValueError: `value` is blank or holds an unprintable character.
+    """
+    if not value.strip() or not value.isprintable():
+        raise ValueError(f"{what} must be printable text without line breaks")
+    return value
+
+
+class TokenUsage(Frozen):
+    """Tokens of one call. None is unknown, which is not zero."""
+
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+
+    @property
+    def total_tokens(self) -> int | None:
+        """Input plus output; None while either is unknown."""
+        if self.input_tokens is None or self.output_tokens is None:
+            return None
+        return self.input_tokens + self.output_tokens
+
+
+NO_USAGE = TokenUsage(input_tokens=0, output_tokens=0)
+
+
+class LLMCallContext(Frozen):
+    """Whom a call belongs to: the tenant, the workflow run, the step of it, and the key of the call."""
+
+    workspace_id: str | None = Field(default=None, min_length=1, max_length=MAX_KEY_CHARS)
+    pipeline_run_id: str | None = Field(default=None, min_length=1, max_length=MAX_KEY_CHARS)
+    stage: str | None = Field(default=None, min_length=1, max_length=MAX_KEY_CHARS)
+    idempotency_key: str | None = Field(default=None, min_length=1, max_length=MAX_KEY_CHARS)
+
+    @field_validator("*")
+    @classmethod
+    def _printable(cls, value: str | None) -> str | None:
+        return value if value is None else printable(value, "a context field")
+
+
+class Attempt(Frozen):
+    """One send to one provider."""
+
+    ordinal: int
+    """1 for the first send of the run."""
+    provider: LLMProvider
+    model: str
+    candidate_sha256: str
+    status: Literal["SUCCEEDED", "FAILED", "CANCELLED"]
+    latency_ms: float
+    error_code: str | None = None
+    http_status: int | None = None
+    retry_after_s: float | None = None
+    possibly_paid: bool = False
+    usage: TokenUsage = TokenUsage()
+    cost_usd: float | None = None
+
+
+class LLMResponse(Frozen):
+    """An answer with its provenance."""
+
+    parts: tuple[Annotated[TextPart | ToolCallPart | ThinkingPart, Field(discriminator="type")], ...]
+    finish_reason: FinishReason
+    usage: TokenUsage
+    """What THIS call consumed: zero for a replay or a hit."""
+    original_usage: TokenUsage
+    """What the answer consumed when it was made."""
+    provider: LLMProvider
+    model: str
+    run_id: str
+    """The row of this call; for a replay the row that made the answer."""
+    served_from: ServedFrom
+    route: tuple[dict[str, JsonValue], ...] = ()
+    """As `RouteDecision.summary`."""
+    attempts: tuple[Attempt, ...] = ()
+    persisted: bool = True
+    """False when the row could not be written yet (it is spooled) or runs are not persisted at all."""
+    latency_ms: float = 0.0
+    cost_usd: float | None = None
+    """None is unknown; local models cost 0."""
+
+    @property
+    def text(self) -> str:
+        """The text parts, joined; empty when the model only called tools."""
+        return "".join(part.text for part in self.parts if isinstance(part, TextPart))
+
+    @property
+    def thinking(self) -> str | None:
+        """The reasoning that the model showed, joined; None without any."""
+        return "".join(part.text for part in self.parts if isinstance(part, ThinkingPart)) or None
+
+    @property
+    def tool_calls(self) -> tuple[ToolCallPart, ...]:
+        """The calls that the model asks for."""
+        return tuple(part for part in self.parts if isinstance(part, ToolCallPart))
