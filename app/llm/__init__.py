@@ -1,0 +1,1 @@
+"""The routing layer's only door."""

@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
+NO_PARAMETERS: Mapping[str, JsonValue] = {"type": "object", "properties": {}}
+
 
 class Frozen(BaseModel):
     """The base of all shapes: immutable, unknown fields refused, bytes as base64 in JSON."""
@@ -142,7 +144,7 @@ class ToolSpec(Frozen):
 
     name: str = Field(min_length=1, max_length=64, pattern=r"^[A-Za-z_][A-Za-z0-9_.-]*$")
     description: str = ""
-    parameters: dict[str, JsonValue] = Field(default_factory=lambda: {"type": "object", "properties": {}})
+    parameters: dict[str, JsonValue] = Field(default_factory=lambda: dict(NO_PARAMETERS))
     strict: bool | None = None
 
 

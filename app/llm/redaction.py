@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Iterable
 
 REDACTED = "[redacted]"
+MIN_SECRET_CHARS = 4  # replacing shorter ones would blank ordinary words
 
 _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{6,}"), rf"\1 {REDACTED}"),
@@ -31,8 +32,8 @@ class Redactor:
 
     def __init__(self, *, secrets: Iterable[str] = (), more: Iterable[Callable[[str], str]] = ()) -> None:
         self._secrets = tuple(
-            sorted({secret for secret in secrets if len(secret) >= 4}, key=len, reverse=True)
-        )  # shorter ones would blank ordinary words
+            sorted({secret for secret in secrets if len(secret) >= MIN_SECRET_CHARS}, key=len, reverse=True)
+        )
         self._more = tuple(more)
 
     def __call__(self, text: str) -> str:

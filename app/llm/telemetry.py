@@ -57,8 +57,12 @@ class Telemetry:
     """What service, client and ledger call: one helper an occasion."""
 
     def __init__(
-        self, *, metrics: Metrics | None = None, redactor: Redactor | None = None, log: Any = None
-    ) -> None:  # structlog's loggers have no common type
+        self,
+        *,
+        metrics: Metrics | None = None,
+        redactor: Redactor | None = None,
+        log: Any = None,  # noqa: ANN401  # structlog has no common type of logger
+    ) -> None:
         self.metrics = metrics or NoMetrics()
         self.redact: Callable[[str], str] = redactor or Redactor()
         self._log = log or structlog.get_logger("signalbox")
