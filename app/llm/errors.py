@@ -25,6 +25,7 @@ LLMError
 │   ├── LLMBadResponse            a 200 that cannot be used
 │   ├── LLMInternal               a defect of the client library or of ours
 │   └── LLMUnknown                anything else
+├── LLMCancelled                  the caller went away; recorded on the row, never raised
 ├── LLMFenced                     another run took the key over; the own answer is attached
 └── LLMLedgerError                the database side
     ├── LLMLedgerBusy             the lock was not to be had in time
@@ -246,6 +247,12 @@ class LLMUnknown(LLMProviderError):
 
     code = "unknown"
     possibly_paid = True
+
+
+class LLMCancelled(LLMError):
+    """The caller went away. It stands on the row; the caller itself sees its own CancelledError."""
+
+    code = "cancelled"
 
 
 class LLMFenced(LLMError):

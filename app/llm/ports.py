@@ -1,6 +1,6 @@
 """The seams of the layer: what the service needs of a provider client and of a ledger, as Protocols only."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
@@ -53,17 +53,20 @@ class ProviderReply:
 class ChatClient(Protocol):
     """Sends one attempt to one candidate; never retries, never falls back."""
 
-    async def send(self, request: LLMRequest, candidate: Candidate, *, timeout_s: float) -> ProviderReply:
+    async def send(
+        self, request: LLMRequest, candidate: Candidate, *, timeout_s: float, on_send: Callable[[], None]
+    ) -> ProviderReply:
         """Return the candidate's answer.
 
         Args:
             request: Already `as_sent_to` the candidate's provider.
             candidate: Whom to ask.
             timeout_s: Seconds for queueing and the send together.
+            on_send: Called once, when a slot is ours and right before the request is written. Where it was not
+                called, nothing was sent.
 
         Raises:
-            LLMProviderError: With `provider`, `model`, and `http_status`, `retry_after_s`, `usage`, `sent` where known.
-                `sent=False` among the facts says that nothing was sent (no slot in time).
+            LLMProviderError: With `provider`, `model`, and `http_status`, `retry_after_s`, `usage` where known.
         """
         ...
 

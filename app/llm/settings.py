@@ -281,7 +281,7 @@ def is_local_host(host: str, local_hosts: tuple[str, ...]) -> bool:
     return any(same(host, named) for named in local_hosts)
 
 
-def load_settings(**values: Any) -> LLMSettings:  # noqa: ANN401  # whatever a field takes
+def load_settings(**values: Any) -> LLMSettings:  # whatever a field takes
     """Read the settings once; `values` (by field name) beat the environment, which beats `.env`.
 
     Raises:
@@ -295,7 +295,7 @@ def load_settings(**values: Any) -> LLMSettings:  # noqa: ANN401  # whatever a f
         ) from None
 
 
-def _explain(fault: Any) -> str:  # noqa: ANN401  # pydantic's ErrorDetails
+def _explain(fault: Any) -> str:  # pydantic's ErrorDetails
     message = str(fault["msg"]).removeprefix("Value error, ")
     if not fault["loc"]:
         return message

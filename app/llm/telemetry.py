@@ -6,6 +6,7 @@ from typing import Any, Protocol
 import structlog
 
 from app.llm.redaction import Redactor
+from app.llm.types import Attempt
 
 CALLS = "llm_calls_total"
 ATTEMPTS = "llm_attempts_total"
@@ -61,7 +62,7 @@ class Telemetry:
         *,
         metrics: Metrics | None = None,
         redactor: Redactor | None = None,
-        log: Any = None,  # noqa: ANN401  # structlog has no common type of logger
+        log: Any = None,  # structlog has no common type of logger
     ) -> None:
         self.metrics = metrics or NoMetrics()
         self.redact: Callable[[str], str] = redactor or Redactor()
@@ -94,7 +95,7 @@ class Telemetry:
         if served_from is not None:
             self.metrics.add(SERVED, 1, {"from": served_from})
         self.metrics.observe(CALL_LATENCY_MS, latency_ms, labels)
-        level = "info" if status == "SUCCEEDED" else "warning"
+        level = "warning" if status == "FAILED" else "info"
         self.event(
             EVENT_CALL,
             level=level,
@@ -104,35 +105,26 @@ class Telemetry:
             **fields,
         )
 
-    def attempt_ended(
-        self,
-        *,
-        provider: str,
-        model: str,
-        status: str,
-        error_code: str | None,
-        input_tokens: int | None,
-        output_tokens: int | None,
-        queue_wait_ms: float,
-        **fields: object,
-    ) -> None:
+    def attempt_ended(self, attempt: Attempt, *, run_id: str, queue_wait_ms: float) -> None:
         """One send ended."""
-        labels = {"provider": provider, "model": model}
-        self.metrics.add(
-            ATTEMPTS, 1, {**labels, "status": status, **({"error_code": error_code} if error_code else {})}
-        )
-        self.metrics.observe(QUEUE_WAIT_MS, queue_wait_ms, {"provider": provider})
-        for kind, count in (("input", input_tokens), ("output", output_tokens)):
+        labels = {"provider": attempt.provider.value, "model": attempt.model}
+        failure = {"error_code": attempt.error_code} if attempt.error_code else {}
+        self.metrics.add(ATTEMPTS, 1, {**labels, "status": attempt.status, **failure})
+        self.metrics.observe(QUEUE_WAIT_MS, queue_wait_ms, {"provider": attempt.provider.value})
+        for kind, count in (("input", attempt.usage.input_tokens), ("output", attempt.usage.output_tokens)):
             if count:
                 self.metrics.add(TOKENS, count, {**labels, "kind": kind})
-        if error_code is not None:
+        if failure:
             self.event(
                 EVENT_ATTEMPT_FAILED,
                 level="warning",
-                status=status,
-                error_code=error_code,
+                llm_run_id=run_id,
+                ordinal=attempt.ordinal,
+                status=attempt.status,
+                http_status=attempt.http_status,
+                latency_ms=round(attempt.latency_ms, 2),
                 **labels,
-                **fields,
+                **failure,
             )
 
     def retried(self, *, provider: str, model: str) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Literal, Self
 
@@ -197,6 +198,8 @@ class Attempt(Frozen):
     model: str
     candidate_sha256: str
     status: Literal["SUCCEEDED", "FAILED", "CANCELLED"]
+    started_at: datetime
+    finished_at: datetime
     latency_ms: float
     error_code: str | None = None
     http_status: int | None = None

@@ -1,0 +1,203 @@
+"""The only place that picks adapters: settings in, a running service out, everything closed at the end.
+
+Adapters are imported where they are built, so that importing this module loads neither a driver nor LiteLLM.
+"""
+
+import os
+import socket
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+from pydantic import SecretStr
+
+from app.core.clock import SystemClock
+from app.core.ids import new_id
+from app.core.logging import get_logger
+from app.llm.errors import LLMSettingsError
+from app.llm.ports import ChatClient, LLMRunRepo
+from app.llm.providers import Catalog
+from app.llm.redaction import Redactor
+from app.llm.service import LLMService, Wiring
+from app.llm.settings import LLMSettings, OnAbandoned, StorePayloads, header_pairs, load_settings
+from app.llm.telemetry import EVENT_READY, Metrics, Telemetry
+
+if TYPE_CHECKING:
+    from app.llm.persistence.executor import EngineExecutor
+    from app.llm.persistence.ledger import ClaimRules
+
+CLOCK = SystemClock()
+
+
+@asynccontextmanager
+async def build_llm_service(
+    settings: LLMSettings | None = None,
+    *,
+    client: ChatClient | None = None,
+    metrics: Metrics | None = None,
+    redact: Iterable[Callable[[str], str]] = (),
+) -> AsyncIterator[LLMService]:
+    """Yield a service on its own connections; drain and close it at the end.
+
+    Args:
+        settings: None reads `LLM_` variables and `.env`, once.
+        client: Another way to the providers, for tests.
+        metrics: Where counters and histograms go.
+        redact: Further redaction rules, each from text to text.
+
+    Raises:
+        LLMSettingsError: A setting is wrong.
+        LLMLedgerError: The database is away, or its tables do not fit.
+    """
+    settings = settings or load_settings()
+    telemetry = Telemetry(
+        metrics=metrics, redactor=Redactor(secrets=_secrets(settings), more=redact), log=get_logger()
+    )
+    catalog = Catalog.from_settings(settings)
+    async with AsyncExitStack() as stack:
+        repo, join = await _ledger(settings, telemetry, stack)
+        service = LLMService(
+            Wiring(
+                settings=settings,
+                client=client or _client(settings, telemetry),
+                repo=repo,
+                catalog=catalog,
+                clock=CLOCK,
+                new_id=new_id,
+                telemetry=telemetry,
+                join=join,
+            )
+        )
+        stack.push_async_callback(service.close)
+        telemetry.event(
+            EVENT_READY,
+            candidates=", ".join(candidate.name for candidate in catalog.all if candidate.usable),
+            database=database_name(settings) if settings.persist_runs else "none",
+            lane="acompletion",
+            cache="on" if settings.cache_enabled else "off",
+        )
+        yield service
+
+
+def database_name(settings: LLMSettings) -> str:
+    """Return the database URL without its password.
+
+    Raises:
+        LLMSettingsError: It is not a URL.
+    """
+    from sqlalchemy.engine import make_url  # noqa: PLC0415  # SQLAlchemy is loaded only where a ledger is
+    from sqlalchemy.exc import ArgumentError  # noqa: PLC0415
+
+    try:
+        return make_url(settings.database_url.get_secret_value()).render_as_string(hide_password=True)
+    except ArgumentError:
+        raise LLMSettingsError(
+            "LLM_DATABASE_URL=********: not a database URL; sqlite+aiosqlite:///signalbox.db would be one",
+            variable="LLM_DATABASE_URL",
+        ) from None
+
+
+async def open_executor(settings: LLMSettings) -> "EngineExecutor":
+    """Return the ledger's own connections, with tables that fit; the caller closes it.
+
+    Raises:
+        LLMSettingsError: The database URL is wrong.
+        LLMLedgerError: The database is away, or its tables do not fit.
+    """
+    from app.llm.persistence.executor import EngineExecutor  # noqa: PLC0415
+    from app.llm.persistence.schema import check_schema, is_file  # noqa: PLC0415
+
+    url = checked_url(settings)
+    executor = EngineExecutor(url, timeout_s=settings.ledger_timeout_s)
+    auto = settings.auto_migrate if settings.auto_migrate is not None else is_file(url)
+    try:
+        await check_schema(executor.engine, migrate=auto, timeout_s=settings.ledger_timeout_s)
+    except BaseException:
+        await executor.close()
+        raise
+    return executor
+
+
+def checked_url(settings: LLMSettings) -> str:
+    """Return the ledger's URL.
+
+    Raises:
+        LLMSettingsError: It names no database that a ledger can live in.
+    """
+    name = database_name(settings)
+    url = settings.database_url.get_secret_value()
+    driver = url.partition(":")[0]
+    if driver not in {"sqlite+aiosqlite", "postgresql+asyncpg"}:
+        raise LLMSettingsError(
+            f"LLM_DATABASE_URL={name}: write sqlite+aiosqlite:///FILE or postgresql+asyncpg://USER:PASSWORD@HOST/NAME",
+            variable="LLM_DATABASE_URL",
+        )
+    if driver.startswith("sqlite") and (url.endswith(("://", ":///")) or ":memory:" in url):
+        raise LLMSettingsError(
+            f"LLM_DATABASE_URL={name}: a ledger in memory could not be seen by a second connection; name a file, or "
+            "set LLM_PERSIST_RUNS=false",
+            variable="LLM_DATABASE_URL",
+        )
+    return url
+
+
+async def _ledger(
+    settings: LLMSettings, telemetry: Telemetry, stack: AsyncExitStack
+) -> tuple[LLMRunRepo, Callable[[Any], LLMRunRepo] | None]:
+    if not settings.persist_runs:
+        from app.llm.persistence.memory import MemoryRunRepo  # noqa: PLC0415
+
+        return MemoryRunRepo(clock=CLOCK, cache_ttl_s=settings.cache_ttl_s), None
+    from app.llm.persistence.autonomous import AutonomousRunRepo  # noqa: PLC0415
+    from app.llm.persistence.repo import SqlAlchemyLLMRunRepo  # noqa: PLC0415
+    from app.llm.persistence.spool import Spool, default_directory  # noqa: PLC0415
+
+    executor = await open_executor(settings)
+    stack.push_async_callback(executor.close)
+    url, rules = checked_url(settings), _rules(settings)
+    keep = settings.store_payloads is StorePayloads.FULL
+    repo = AutonomousRunRepo(
+        executor,
+        rules,
+        Spool(settings.spool_dir or default_directory(url), url),
+        keep_payloads=keep,
+        telemetry=telemetry,
+        clock=CLOCK,
+        finish_budget_s=settings.finish_budget_s,
+    )
+    await repo.open()
+
+    def join(session: Any) -> LLMRunRepo:
+        return SqlAlchemyLLMRunRepo(
+            session, rules, keep_payloads=keep, telemetry=telemetry, timeout_s=settings.ledger_timeout_s
+        )
+
+    return repo, join
+
+
+def _rules(settings: LLMSettings) -> "ClaimRules":
+    from app.llm.persistence.ledger import ClaimRules  # noqa: PLC0415
+
+    return ClaimRules(
+        owner=f"{socket.gethostname()}:{os.getpid()}:{new_id()[-12:]}",
+        cache_ttl_s=settings.cache_ttl_s,
+        key_ttl_s=settings.idempotency_ttl_s,
+        refuse_abandoned=settings.on_abandoned is OnAbandoned.REFUSE,
+    )
+
+
+def _client(settings: LLMSettings, telemetry: Telemetry) -> ChatClient:
+    from app.llm.client_litellm import LiteLLMClient  # noqa: PLC0415
+    from app.llm.limits import Limits  # noqa: PLC0415
+
+    return LiteLLMClient(settings=settings, limits=Limits.from_settings(settings), redact=telemetry.redact)
+
+
+def _secrets(settings: LLMSettings) -> tuple[str, ...]:
+    values = [value for value in vars(settings).values() if isinstance(value, SecretStr)]
+    secrets = {value.get_secret_value() for value in values if value is not settings.database_url}
+    secrets.update(header_pairs(settings.ollama_headers).values())
+    if password := urlsplit(settings.database_url.get_secret_value()).password:
+        secrets |= {password, unquote(password)}
+    return tuple(secrets)

@@ -1,0 +1,83 @@
+"""The one metadata of the application, with times and database clocks that mean the same on both dialects."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.orm import DeclarativeBase
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
+
+
+class Base(DeclarativeBase):
+    """Declarative base; the naming convention lets migrations name every constraint."""
+
+    metadata = sa.MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+
+
+class UTCDateTime(sa.types.TypeDecorator[datetime]):
+    """An aware UTC time: TIMESTAMPTZ on PostgreSQL, text of millisecond precision that sorts by time on SQLite."""
+
+    impl = sa.DateTime
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: sa.Dialect) -> sa.types.TypeEngine[Any]:
+        """Choose the column type of the dialect."""
+        return sa.String(23) if dialect.name == "sqlite" else sa.DateTime(timezone=True)
+
+    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> object:
+        """Python to database."""
+        if value is None or dialect.name != "sqlite":
+            return value
+        return value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.") + f"{value.microsecond // 1000:03d}"
+
+    def process_result_value(self, value: Any | None, dialect: sa.Dialect) -> datetime | None:
+        """Database to Python."""
+        if value is None or dialect.name != "sqlite":
+            return value
+        return datetime.fromisoformat(value).replace(tzinfo=UTC)
+
+
+class db_now(FunctionElement[datetime]):  # noqa: N801  # reads as the SQL function it is
+    """The database's clock plus an offset in seconds; moves on inside a transaction, unlike `now()`."""
+
+    type = UTCDateTime()
+    inherit_cache = True
+
+    def __init__(self, offset_s: sa.ColumnElement[float] | None = None) -> None:
+        super().__init__(sa.literal_column("0.0") if offset_s is None else offset_s)
+
+
+@compiles(db_now, "sqlite")
+def _now_sqlite(element: db_now, compiler: SQLCompiler, **kw: Any) -> str:  # SQLAlchemy's hook
+    offset = compiler.process(element.clauses, **kw)
+    return f"strftime('%Y-%m-%d %H:%M:%f', 'now', printf('%+.3f seconds', {offset}))"
+
+
+@compiles(db_now, "postgresql")
+def _now_postgresql(element: db_now, compiler: SQLCompiler, **kw: Any) -> str:
+    return f"(clock_timestamp() + make_interval(secs => {compiler.process(element.clauses, **kw)}))"
+
+
+class seconds_until(FunctionElement[float]):  # noqa: N801
+    """Seconds from the database's clock to a time column; negative when it has passed."""
+
+    type = sa.Float()
+    inherit_cache = True
+
+
+@compiles(seconds_until, "sqlite")
+def _until_sqlite(element: seconds_until, compiler: SQLCompiler, **kw: Any) -> str:
+    return f"((julianday({compiler.process(element.clauses, **kw)}) - julianday('now')) * 86400.0)"
+
+
+@compiles(seconds_until, "postgresql")
+def _until_postgresql(element: seconds_until, compiler: SQLCompiler, **kw: Any) -> str:
+    return f"EXTRACT(EPOCH FROM ({compiler.process(element.clauses, **kw)} - clock_timestamp()))::float8"

@@ -1,0 +1,82 @@
+"""Whom a call belongs to: every source is asked, and two that disagree are an error instead of a guess."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+from pydantic import JsonValue, ValidationError
+
+from app.llm.errors import LLMInvalidRequest, LLMWorkspaceConflict, LLMWorkspaceMissing
+from app.llm.types import LLMCallContext, LLMRequest
+
+_scope: ContextVar[LLMCallContext | None] = ContextVar("signalbox_call_scope", default=None)
+
+RESERVED = ("workspace_id", "pipeline_run_id", "stage")
+"""Names in `LLMRequest.metadata` that are context, not metadata."""
+
+
+@contextmanager
+def call_scope(context: LLMCallContext) -> Iterator[None]:
+    """Give every call inside the block this context, for what their other sources leave unsaid."""
+    token = _scope.set(context)
+    try:
+        yield
+    finally:
+        _scope.reset(token)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResolvedContext:
+    """The one answer of all sources."""
+
+    workspace_id: str
+    pipeline_run_id: str | None
+    stage: str | None
+    idempotency_key: str | None
+    metadata: Mapping[str, JsonValue]
+
+
+def resolve_context(
+    request: LLMRequest, given: LLMCallContext | None, *, default_workspace: str | None
+) -> ResolvedContext:
+    """Return what the argument, the request and the scope say together.
+
+    Raises:
+        LLMWorkspaceMissing: None of them, nor LLM_DEFAULT_WORKSPACE, names a workspace.
+        LLMWorkspaceConflict: Two of them name different workspaces, pipeline runs, stages or keys.
+        LLMInvalidRequest: A reserved name in the metadata holds something else than text.
+    """
+    sources = {"context=": given, "the request": _of_request(request), "call_scope": _scope.get()}
+    facts = {name: _agreed(name, sources) for name in LLMCallContext.model_fields}
+    workspace_id = facts["workspace_id"] or default_workspace
+    if workspace_id is None:
+        raise LLMWorkspaceMissing(
+            "no workspace is named: put workspace_id into the request's metadata, pass context=LLMCallContext("
+            "workspace_id=...), or set LLM_DEFAULT_WORKSPACE"
+        )
+    return ResolvedContext(
+        workspace_id=workspace_id,
+        pipeline_run_id=facts["pipeline_run_id"],
+        stage=facts["stage"],
+        idempotency_key=facts["idempotency_key"],
+        metadata={name: value for name, value in request.metadata.items() if name not in RESERVED},
+    )
+
+
+def _of_request(request: LLMRequest) -> LLMCallContext:
+    named = {name: request.metadata[name] for name in RESERVED if request.metadata.get(name) is not None}
+    try:
+        return LLMCallContext.model_validate({**named, "idempotency_key": request.idempotency_key})
+    except ValidationError as error:
+        fault = error.errors(include_url=False, include_input=False)[0]
+        raise LLMInvalidRequest(f"metadata[{fault['loc'][0]!r}]: {fault['msg']}") from None
+
+
+def _agreed(name: str, sources: Mapping[str, LLMCallContext | None]) -> str | None:
+    said = {source: getattr(context, name) for source, context in sources.items() if context is not None}
+    named = {source: value for source, value in said.items() if value is not None}
+    if len(set(named.values())) > 1:
+        both = ", ".join(f"{source} says {value!r}" for source, value in named.items())
+        raise LLMWorkspaceConflict(f"two sources name different values of {name}: {both}")
+    return next(iter(named.values()), None)

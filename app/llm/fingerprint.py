@@ -1,0 +1,179 @@
+"""Fingerprints: equal exactly when nothing differs that can change an answer, in every process, for years."""
+
+import json
+import math
+from collections.abc import Mapping
+from enum import StrEnum
+from hashlib import sha256
+from typing import Any
+from urllib.parse import urlsplit
+
+import orjson
+
+from app.llm.errors import LLMInvalidRequest
+from app.llm.messages import (
+    Frozen,
+    ImagePart,
+    Message,
+    ResponseFormat,
+    TextPart,
+    ThinkingPart,
+    ToolCallPart,
+    ToolChoiceTool,
+    ToolResultPart,
+    ToolSpec,
+)
+from app.llm.types import LLMConstraints, LLMProvider, LLMRequest, RequestVariant
+
+FINGERPRINT_VERSION = 1
+"""Hashed into every value below; raise it whenever the canonical form changes."""
+
+DEFAULT_PORTS: Mapping[str, int] = {"http": 80, "https": 443}
+
+
+class Kind(StrEnum):
+    """What a field is to the fingerprints: `content` is in both, `intent` in `request_sha256` only."""
+
+    CONTENT = "content"
+    INTENT = "intent"
+    EXCLUDED = "excluded"
+    CALL_ID = "call_id"
+    """Content, but only as far as it ties a result to its call: numbered by first appearance."""
+    DIGEST = "digest"
+    """Content of bytes: their SHA-256 stands for them."""
+
+
+def _content(*names: str, **others: Kind) -> Mapping[str, Kind]:
+    return {**dict.fromkeys(names, Kind.CONTENT), **others}
+
+
+FIELDS: Mapping[type[Frozen], Mapping[str, Kind]] = {
+    LLMRequest: _content(
+        *("messages", "temperature", "top_p", "max_output_tokens", "stop", "seed", "thinking"),
+        *("tools", "tool_choice", "response_format", "variants"),
+        **dict.fromkeys(("profile", "model", "constraints"), Kind.INTENT),
+        **dict.fromkeys(("idempotency_key", "cache", "timeout_s"), Kind.EXCLUDED),
+        **dict.fromkeys(("force_new_execution", "metadata"), Kind.EXCLUDED),
+    ),
+    RequestVariant: _content("messages", "tools", "tool_choice", "response_format"),
+    Message: _content("role", "content"),
+    TextPart: _content("type", "text"),
+    ImagePart: _content("type", "media_type", data=Kind.DIGEST),
+    ToolCallPart: _content("type", "name", "arguments", id=Kind.CALL_ID, signature=Kind.EXCLUDED),
+    ToolResultPart: _content("type", "name", "content", id=Kind.CALL_ID),
+    ThinkingPart: _content("type", "text", signature=Kind.EXCLUDED),
+    ToolSpec: _content("name", "description", "parameters", "strict"),
+    ToolChoiceTool: _content("name"),
+    ResponseFormat: _content("type", "name", "json_schema", "strict"),
+    LLMConstraints: _content("local_only", "allow_fallback", "providers"),
+}
+"""Every field of every shape of a request, classified; a field that is missing here fails a test."""
+
+_HASHED = {
+    shape: tuple((name, kind) for name, kind in kinds.items() if kind not in {Kind.INTENT, Kind.EXCLUDED})
+    for shape, kinds in FIELDS.items()
+}
+
+
+_AS_IS = frozenset({str, int, bool, type(None)})
+
+
+def prompt_sha256(request: LLMRequest) -> str:
+    """Return the hash of all that can change what a given model says, as 64 hex digits.
+
+    The order of messages, tools and stop words counts; the order of object keys does not, nor 1 against 1.0,
+    nor how tool-call ids are spelled. None ("not said") differs from every value.
+
+    Raises:
+        LLMInvalidRequest: A number is NaN or infinite, which JSON cannot say.
+    """
+    return _digest("prompt", _canonical(request, {}))
+
+
+def request_sha256(request: LLMRequest, *, prompt: str | None = None) -> str:
+    """Return the hash of the intent: the content, and which candidates may serve it. 64 hex digits.
+
+    Args:
+        request: What the caller wants.
+        prompt: Its `prompt_sha256`, where it is known already.
+
+    Raises:
+        LLMInvalidRequest: As in `prompt_sha256`.
+    """
+    asked = request.constraints
+    providers = asked.providers if asked.providers is None else sorted(set(asked.providers))
+    return _digest(
+        "request",
+        {
+            "prompt": prompt or prompt_sha256(request),
+            "profile": request.profile,
+            "model": request.model,
+            "constraints": {**_canonical(asked, {}), "providers": providers},  # a set: its order says nothing
+        },
+    )
+
+
+def candidate_sha256(*, provider: LLMProvider, model: str, api_base: str, options: Mapping[str, Any]) -> str:
+    """Return the identity of a candidate: who answers, where, and under which options of ours. 64 hex digits.
+
+    The host's case, a default port and a trailing slash of `api_base` do not matter; its path does. `options` are
+    JSON values that change answers, such as `num_ctx`.
+
+    Raises:
+        LLMInvalidRequest: An option is NaN or infinite.
+    """
+    base = urlsplit(api_base)
+    port = base.port or DEFAULT_PORTS.get(base.scheme)
+    where = [base.scheme, base.hostname, port, base.path.rstrip("/")]  # urlsplit lower-cases the first two
+    return _digest(
+        "candidate",
+        {"provider": provider, "model": model, "base": where, "options": _canonical(options, {})},
+    )
+
+
+def flight_slot(workspace_id: str, prompt_sha256: str, candidate_sha256: str) -> str:
+    """Return what equal calls of one workspace share while one of them is in flight, as 64 hex digits."""
+    return _digest("flight", [workspace_id, prompt_sha256, candidate_sha256])
+
+
+def json_bytes(value: object) -> bytes:
+    """Return JSON with sorted keys; orjson where it can, else (integers over 64 bits, lone surrogates) the slow way."""
+    try:
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    except TypeError:
+        text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return text.encode("utf-8", "surrogatepass")
+
+
+def _digest(what: str, body: object) -> str:
+    return sha256(json_bytes([what, FINGERPRINT_VERSION, body])).hexdigest()
+
+
+def _canonical(value: Any, call_ids: dict[str, int]) -> Any:
+    """Return `value` as plain JSON; `call_ids` numbers the tool-call ids that were met so far."""
+    kind = type(value)
+    if kind in _AS_IS:
+        return value
+    if fields := _HASHED.get(kind):
+        return {name: _field(how, getattr(value, name), call_ids) for name, how in fields}
+    if kind is dict or isinstance(
+        value, Mapping
+    ):  # a variant replaces the messages: its ids are numbered afresh
+        return {str(key): _canonical(item, {}) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_canonical(item, call_ids) for item in value]
+    return _number(value) if isinstance(value, float) else value
+
+
+def _field(kind: Kind, value: Any, call_ids: dict[str, int]) -> Any:
+    if kind is Kind.CALL_ID:
+        return call_ids.setdefault(value, len(call_ids))
+    if kind is Kind.DIGEST:
+        return sha256(value).hexdigest()
+    return _canonical(value, call_ids)
+
+
+def _number(value: float) -> float | int:
+    if not math.isfinite(value):
+        raise LLMInvalidRequest(f"a request cannot hold the number {value}: JSON has no word for it")
+    return int(value) if value.is_integer() else value

@@ -1,0 +1,210 @@
+"""Who executes the protocol's statements: a seam of two methods, so that the protocol itself never does I/O.
+
+A transaction is a generator that yields a `Step`, is sent the `Result`, and returns its outcome. The same generator
+runs in a transaction of its own or inside a caller's session, and may be started again from the beginning.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Generator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy import exc
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+
+from app.db.engine import build_engine, sqlite_file
+from app.db.unit_of_work import holds_write_lock
+from app.llm.errors import LLMLedgerBusy, LLMLedgerError, LLMLedgerSchema, LLMLedgerUnavailable
+
+T = TypeVar("T")
+Params = Mapping[str, Any] | Sequence[Mapping[str, Any]]
+
+REPEATS = 3
+"""Times that a transaction is started again after a deadlock or a serialization failure."""
+_REPEATABLE = {"40001", "40P01"}
+_BUSY = {"55P03", "57014"}
+_GRACE_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One statement with its values; a sequence of values executes it once for each."""
+
+    statement: sa.Executable
+    params: Params
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a step gave: its rows as mappings, and how many rows it changed."""
+
+    rows: Sequence[Mapping[str, Any]]
+    rowcount: int
+
+    @property
+    def first(self) -> Mapping[str, Any] | None:
+        """The first row, if any."""
+        return self.rows[0] if self.rows else None
+
+
+Steps = Generator[Step, Result, T]
+
+
+class Executor(Protocol):
+    """Runs steps. Both methods raise `LLMLedgerError` only."""
+
+    async def transaction(self, steps: Callable[[], Steps[T]]) -> T:
+        """Run all steps in one transaction and commit it; `steps` may be called again from the start."""
+        ...
+
+    async def read(self, step: Step) -> Result:
+        """Run one SELECT outside of any transaction of ours."""
+        ...
+
+    async def close(self) -> None:
+        """Close connections; idempotent."""
+        ...
+
+
+class EngineExecutor:
+    """The autonomous binding's executor: own engine, own pool, each transaction short and its own.
+
+    SQLite gets one writer connection and one reader; PostgreSQL a pool.
+    """
+
+    def __init__(self, url: str, *, timeout_s: float, pool_size: int = 5) -> None:
+        self._timeout_s = timeout_s
+        self._file = sqlite_file(url)
+        if self._file is None:
+            self.engine = build_engine(url, timeout_s=timeout_s, pool_size=pool_size, max_overflow=0)
+            self._reader = self.engine
+        else:
+            self.engine = build_engine(
+                url, timeout_s=timeout_s, pool_size=1, max_overflow=0, pool_timeout=timeout_s
+            )
+            self._reader = build_engine(
+                url, timeout_s=timeout_s, read_only=True, pool_size=1, max_overflow=0, pool_timeout=timeout_s
+            )
+
+    async def transaction(self, steps: Callable[[], Steps[T]]) -> T:
+        """Run all steps in one short transaction of our own."""
+        if self._file is not None and holds_write_lock(self._file):
+            raise LLMLedgerBusy(
+                "the unit of work around this call holds the lock of the ledger's SQLite file: commit first, "
+                "use llm.joined(session), or give the ledger its own file (LLM_DATABASE_URL)"
+            )
+        for left in reversed(range(REPEATS)):
+            try:
+                async with self._faults(), self.engine.begin() as connection:
+                    return await _drive(connection, steps())
+            except _RepeatTransactionError as again:
+                if not left:
+                    raise again.fault from None
+        raise AssertionError("unreachable")
+
+    async def read(self, step: Step) -> Result:
+        """Run one SELECT on the reader."""
+        try:
+            async with self._faults(), self._reader.connect() as connection:
+                return await _execute(connection, step)
+        except _RepeatTransactionError as again:
+            raise again.fault from None
+
+    async def close(self) -> None:
+        """Dispose of the pools."""
+        await self.engine.dispose()
+        if self._reader is not self.engine:
+            await self._reader.dispose()
+
+    @asynccontextmanager
+    async def _faults(self) -> AsyncIterator[None]:
+        fault: LLMLedgerError
+        try:
+            async with asyncio.timeout(self._timeout_s + _GRACE_S):
+                yield
+        except (exc.SQLAlchemyError, OSError, TimeoutError) as error:
+            fault, repeat = ledger_error(error, self._timeout_s)
+        else:
+            return
+        if repeat:
+            raise _RepeatTransactionError(fault)
+        raise fault
+
+
+class SessionExecutor:
+    """The joined binding's executor: every transaction is a savepoint of the caller's session."""
+
+    def __init__(self, session: AsyncSession, *, timeout_s: float) -> None:
+        self._session = session
+        self._timeout_s = timeout_s
+
+    async def transaction(self, steps: Callable[[], Steps[T]]) -> T:
+        """Run all steps in a savepoint; a fault of ours rolls back to it and leaves the caller's work alone."""
+        try:
+            async with self._session.begin_nested():
+                return await _drive(await self._session.connection(), steps())
+        except (exc.SQLAlchemyError, OSError, TimeoutError) as error:
+            fault, _ = ledger_error(error, self._timeout_s)
+        raise fault
+
+    async def read(self, step: Step) -> Result:
+        """Run one SELECT in the caller's transaction, which sees what the caller wrote."""
+
+        def steps() -> Steps[Result]:
+            return (yield step)
+
+        return await self.transaction(steps)
+
+    async def close(self) -> None:
+        """Leave the session to its owner."""
+
+
+class _RepeatTransactionError(Exception):
+    def __init__(self, fault: LLMLedgerError) -> None:
+        super().__init__(str(fault))
+        self.fault = fault
+
+
+async def _drive(connection: AsyncConnection, steps: Steps[T]) -> T:
+    try:
+        step = next(steps)
+        while True:
+            step = steps.send(await _execute(connection, step))
+    except StopIteration as end:
+        outcome: T = end.value
+        return outcome
+
+
+async def _execute(connection: AsyncConnection, step: Step) -> Result:
+    params = dict(step.params) if isinstance(step.params, Mapping) else [dict(row) for row in step.params]
+    result = await connection.execute(step.statement, params)
+    rows = [dict(row) for row in result.mappings()] if result.returns_rows else []
+    return Result(rows, result.rowcount)
+
+
+def ledger_error(error: BaseException, timeout_s: float) -> tuple[LLMLedgerError, bool]:
+    """Return our error for a database fault, and whether the transaction may simply be run again.
+
+    Neither the statement nor its values are quoted: they hold prompts.
+    """
+    origin = getattr(error, "orig", None) or error
+    state = str(getattr(origin, "sqlstate", None) or getattr(origin, "pgcode", None) or "")
+    text = str(origin).splitlines()[0][:200] if str(origin) else type(origin).__name__
+    if state in _REPEATABLE:
+        return LLMLedgerBusy(
+            "the database keeps refusing the transaction (deadlock or serialization failure)",
+            retry_after_s=1.0,
+        ), True
+    if state in _BUSY or "database is locked" in text or isinstance(error, exc.TimeoutError | TimeoutError):
+        return LLMLedgerBusy(
+            f"the ledger's lock or connection was not to be had within {timeout_s:g} s: a writer outside holds it; "
+            "keep transactions short, use llm.joined(session), or give the ledger its own file (LLM_DATABASE_URL)",
+            retry_after_s=1.0,
+        ), False
+    if state == "42P01" or "no such table" in text or "no such column" in text or state == "42703":
+        return LLMLedgerSchema(f"the ledger's tables are not there ({text}): run `signalbox migrate`"), False
+    return LLMLedgerUnavailable(
+        f"the ledger's database failed ({type(origin).__name__}: {text}); check LLM_DATABASE_URL"
+    ), False

@@ -1,0 +1,281 @@
+"""The protocol: at most one live run per key, told as generators of statements that somebody else executes.
+
+Nothing here does I/O, reads a clock or knows a driver. Each function is one transaction.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from app.llm.errors import LLMFenced, LLMLedgerBusy
+from app.llm.fingerprint import FINGERPRINT_VERSION
+from app.llm.persistence import statements as sql
+from app.llm.persistence.codec import stored_answer, to_json
+from app.llm.persistence.executor import Result, Step, Steps
+from app.llm.persistence.models import ABANDONED, STARTED, SUCCEEDED
+from app.llm.persistence.settlement import Settlement
+from app.llm.ports import (
+    Abandoned,
+    ClaimOutcome,
+    Conflict,
+    Finished,
+    FlightHeld,
+    Hit,
+    InProgress,
+    KeyState,
+    NewRun,
+    Replay,
+    StoredAnswer,
+    Won,
+)
+from app.llm.types import ServedFrom
+
+ROUNDS = 3
+"""Times that a claim starts over because the holder vanished under it."""
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimRules:
+    """What the settings say about keys and the cache."""
+
+    owner: str
+    cache_ttl_s: float
+    key_ttl_s: float | None
+    refuse_abandoned: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Free:
+    """The key may be taken from its holder, by this statement."""
+
+    how: Literal["take_over", "release", "free_expired", "free_answered"]
+
+
+Verdict = Replay | Conflict | InProgress | Abandoned | _Free
+
+
+def judge(holder: Row, request_sha256: str, *, force: bool, refuse_abandoned: bool) -> Verdict:
+    """Say what a key's holder means for a request. Pure."""
+    same_version = holder["fingerprint_version"] == FINGERPRINT_VERSION
+    if same_version and holder["request_sha256"] != request_sha256:
+        return Conflict(run_id=str(holder["id"]))
+    if holder["status"] == SUCCEEDED:
+        return _judge_answered(holder, force=force)
+    return _judge_live(holder, force=force, refuse_abandoned=refuse_abandoned)
+
+
+def _judge_answered(holder: Row, *, force: bool) -> Verdict:
+    if force:
+        return _Free("free_answered")
+    if holder["expires_left_s"] is not None and holder["expires_left_s"] <= 0:
+        return _Free("free_expired")
+    return Replay(answer=stored_answer(holder, ServedFrom.REPLAY))
+
+
+def _judge_live(holder: Row, *, force: bool, refuse_abandoned: bool) -> Verdict:
+    if force:
+        return _Free("release")
+    if holder["lease_left_s"] > 0:
+        return InProgress(run_id=str(holder["id"]), lease_left_s=holder["lease_left_s"])
+    return Abandoned(run_id=str(holder["id"])) if refuse_abandoned else _Free("take_over")
+
+
+_FREEING = {
+    "take_over": sql.TAKE_OVER,
+    "release": sql.RELEASE,
+    "free_expired": sql.FREE_EXPIRED,
+    "free_answered": sql.FREE_ANSWERED,
+}
+
+
+def key_holder(workspace_id: str, key: str) -> Step:
+    """Return the look-up of a key."""
+    return Step(sql.KEY_HOLDER, sql.bound(workspace_id=workspace_id, key=key))
+
+
+def key_state(result: Result, request_sha256: str, rules: ClaimRules) -> KeyState:
+    """Say what a look-up of a key means; None when the key is free or may be taken."""
+    if result.first is None:
+        return None
+    state = judge(result.first, request_sha256, force=False, refuse_abandoned=rules.refuse_abandoned)
+    return None if isinstance(state, _Free) else state
+
+
+def find_cached(workspace_id: str, prompt_sha256: str, candidates: Sequence[str], rules: ClaimRules) -> Step:
+    """Return the look-up of the freshest servable answer of each candidate."""
+    return Step(
+        sql.FIND_CACHED,
+        sql.bound(
+            workspace_id=workspace_id,
+            prompt_sha256=prompt_sha256,
+            candidates=list(candidates),
+            minus_ttl_s=-rules.cache_ttl_s,
+        ),
+    )
+
+
+def cached_answers(result: Result) -> dict[str, StoredAnswer]:
+    """Return found answers by candidate identity."""
+    return {str(row["candidate_sha256"]): stored_answer(row, ServedFrom.CACHE) for row in result.rows}
+
+
+def claim(run: NewRun, rules: ClaimRules, answer: StoredAnswer | None = None) -> Steps[ClaimOutcome]:
+    """Insert the run, or say who holds its key or its flight; with `answer`, the new row is a hit row.
+
+    Raises:
+        LLMLedgerBusy: The holder changed in every round.
+    """
+    supersedes, execution = None, 1
+    for _ in range(ROUNDS):
+        inserted = yield _insert(run, rules, supersedes, execution)
+        if inserted.rows:
+            return (yield from _after_insert(run, rules, supersedes, execution, answer))
+        holder = (
+            (yield key_holder(run.workspace_id, run.idempotency_key)).first if run.idempotency_key else None
+        )
+        if holder is not None:
+            state = judge(
+                holder, run.request_sha256, force=run.force, refuse_abandoned=rules.refuse_abandoned
+            )
+            if not isinstance(state, _Free):
+                return state
+            freed = yield Step(_FREEING[state.how], sql.bound(id=holder["id"]))
+            if freed.rowcount == 1:
+                supersedes, execution = str(holder["id"]), holder["execution"] + 1
+        elif run.flight_slot is not None and (held := (yield from _flight(run.flight_slot))) is not None:
+            return held
+    raise LLMLedgerBusy(
+        f"the holder of the key changed {ROUNDS} times during one claim; call again",
+        run_id=supersedes,
+        retry_after_s=0.1,
+    )
+
+
+def _insert(run: NewRun, rules: ClaimRules, supersedes: str | None, execution: int) -> Step:
+    first = run.route.kept[0] if run.route.kept else None
+    return Step(
+        sql.INSERT_RUN,
+        sql.bound(
+            id=run.run_id, workspace_id=run.workspace_id, pipeline_run_id=run.pipeline_run_id, stage=run.stage,
+            idempotency_key=run.idempotency_key, idem_slot=run.idempotency_key, flight_slot=run.flight_slot,
+            prompt_sha256=run.prompt_sha256, request_sha256=run.request_sha256,
+            candidate_sha256=first.identity if first else None, fingerprint_version=FINGERPRINT_VERSION,
+            profile=run.profile.value, provider=first.provider.value if first else None,
+            model=first.model if first else None, cache_mode=run.cache_mode.value, execution=execution,
+            supersedes=supersedes, owner=rules.owner, sends_noted=1 if first else 0,
+            route=to_json(run.route.summary()), needs=run.route.needs.model_dump_json(),
+            metadata=to_json(dict(run.metadata)), lease_s=run.lease_s,
+        ),
+    )  # fmt: skip
+
+
+def _after_insert(
+    run: NewRun, rules: ClaimRules, supersedes: str | None, execution: int, answer: StoredAnswer | None
+) -> Steps[ClaimOutcome]:
+    if answer is None and run.cache_candidates:
+        found = cached_answers(
+            (yield find_cached(run.workspace_id, run.prompt_sha256, run.cache_candidates, rules))
+        )
+        answer = next((found[name] for name in run.cache_candidates if name in found), None)
+    if answer is None or answer.response is None:
+        return Won(run_id=run.run_id, execution=execution, supersedes=supersedes)
+    yield Step(sql.TURN_INTO_HIT, _hit_values(run, rules, answer))
+    yield Step(sql.TOUCH_PAYLOADS, sql.bound(workspace_id=run.workspace_id, source_run_id=answer.run_id))
+    return Hit(run_id=run.run_id, answer=answer)
+
+
+def _hit_values(run: NewRun, rules: ClaimRules, answer: StoredAnswer) -> dict[str, Any]:
+    response = answer.response
+    assert response is not None  # noqa: S101  # the caller looked
+    return sql.bound(
+        id=run.run_id, owner=rules.owner, source_run_id=answer.run_id, provider=response.provider.value,
+        model=response.model, candidate_sha256=answer.candidate_sha256, finish_reason=response.finish_reason.value,
+        saved_input_tokens=response.original_usage.input_tokens,
+        saved_output_tokens=response.original_usage.output_tokens,
+        expires_s=rules.key_ttl_s if run.idempotency_key else None,
+    )  # fmt: skip
+
+
+def _flight(slot: str) -> Steps[FlightHeld | None]:
+    leader = (yield Step(sql.FLIGHT_HOLDER, sql.bound(flight_slot=slot))).first
+    if leader is None:
+        return None
+    if leader["lease_left_s"] > 0:
+        return FlightHeld(run_id=str(leader["id"]), lease_left_s=leader["lease_left_s"])
+    # its owner is dead: a key of its own stays with it until its own callers come, a run without one is over
+    yield Step(sql.FREE_FLIGHT if leader["idem_slot"] else sql.TAKE_OVER, sql.bound(id=leader["id"]))
+    return None
+
+
+def note_send(run_id: str, owner: str, sends: int) -> Steps[None]:
+    """Commit that send number `sends` may happen.
+
+    Raises:
+        LLMFenced: The run is no longer ours; there must be no further send.
+    """
+    noted = yield Step(sql.NOTE_SENDS, sql.bound(id=run_id, owner=owner, sends=sends))
+    if noted.rowcount != 1:
+        raise LLMFenced("another run took this one's key over; nothing more was sent", run_id=run_id)
+
+
+def finish(settlement: Settlement) -> Steps[Finished]:
+    """Settle a run with its attempts and payloads; harmless when it was settled before, or taken over."""
+    run = settlement.run
+    done = yield Step(sql.FINISH, sql.bound(**run))
+    if done.rowcount == 1:
+        yield from _store(settlement)
+        return Finished()
+    state = (yield Step(sql.RUN_STATE, sql.bound(id=run["id"]))).first
+    if state is None or state["owner"] != run["owner"]:
+        return Finished(persisted=False)
+    if state["status"] != ABANDONED:
+        return Finished(
+            persisted=state["status"] == run["status"]
+        )  # the acknowledgement was lost, not the work
+    late = {name: run[name] for name in (*sql.ACCOUNTING, "id", "owner")}
+    recorded = yield Step(sql.RECORD_LATE, sql.bound(**late))
+    if recorded.rowcount == 1:
+        yield from _store(settlement)
+    if settlement.key is None:
+        return Finished()  # no key, so nobody else was promised this run's answer
+    holder = (yield key_holder(settlement.workspace_id, settlement.key)).first
+    return _fenced(holder, settlement)
+
+
+def _fenced(holder: Row | None, settlement: Settlement) -> Finished:
+    if holder is None or holder["request_sha256"] != settlement.request_sha256:
+        return Finished(fenced=True)
+    if holder["status"] == STARTED:
+        return Finished(fenced=True, successor_run_id=str(holder["id"]))
+    return Finished(
+        fenced=True, winner=stored_answer(holder, ServedFrom.REPLAY), successor_run_id=str(holder["id"])
+    )
+
+
+def _store(settlement: Settlement) -> Steps[None]:
+    if settlement.attempts:
+        yield Step(sql.INSERT_ATTEMPT, [sql.bound(**row) for row in settlement.attempts])
+    if settlement.payloads:  # in one order everywhere, or two finishes could wait for each other
+        rows = sorted(settlement.payloads, key=lambda row: str(row["sha256"]))
+        yield Step(sql.PUT_PAYLOAD, [sql.bound(**row) for row in rows])
+
+
+def insert_and_finish(run: NewRun, rules: ClaimRules, settlement: Settlement) -> Steps[None]:
+    """Write a run that never claimed anything, as one settled row."""
+    yield _insert(run, rules, None, 1)
+    yield from finish(settlement)
+
+
+def release(run_id: str) -> Steps[bool]:
+    """Declare the owner of a STARTED run dead and free its key."""
+    released = yield Step(sql.RELEASE, sql.bound(id=run_id))
+    return released.rowcount == 1
+
+
+def add_replays(counts: Mapping[str, int]) -> Steps[None]:
+    """Add up how often answers were replayed."""
+    yield Step(
+        sql.ADD_REPLAYS, [sql.bound(id=run_id, count=count) for run_id, count in sorted(counts.items())]
+    )

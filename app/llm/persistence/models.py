@@ -1,0 +1,123 @@
+"""The tables of the ledger: one row per execution of a call, one per send, one per stored text."""
+
+from datetime import datetime
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.db.base import Base, UTCDateTime
+
+STARTED, SUCCEEDED, FAILED, CANCELLED, ABANDONED = "STARTED", "SUCCEEDED", "FAILED", "CANCELLED", "ABANDONED"
+
+_SERVABLE = sa.text("status = 'SUCCEEDED' AND source_run_id IS NULL")
+_LIVE = sa.text(
+    "finished_at IS NULL"
+)  # not status = 'STARTED': settling could pick that index and scan every live run
+
+
+class LLMRun(Base):
+    """One execution of a logical call. Its id is the fencing token of its key."""
+
+    __tablename__ = "llm_runs"
+
+    id: Mapped[str] = mapped_column(sa.String(36), primary_key=True)
+    workspace_id: Mapped[str] = mapped_column(sa.String(255))
+    pipeline_run_id: Mapped[str | None] = mapped_column(sa.String(255))
+    stage: Mapped[str | None] = mapped_column(sa.String(255))
+    idempotency_key: Mapped[str | None] = mapped_column(sa.String(255))
+    idem_slot: Mapped[str | None] = mapped_column(sa.String(255))
+    flight_slot: Mapped[str | None] = mapped_column(sa.String(64))
+    prompt_sha256: Mapped[str] = mapped_column(sa.String(64))
+    request_sha256: Mapped[str] = mapped_column(sa.String(64))
+    candidate_sha256: Mapped[str | None] = mapped_column(sa.String(64))
+    fingerprint_version: Mapped[int] = mapped_column(sa.Integer)
+    profile: Mapped[str] = mapped_column(sa.String(32))
+    provider: Mapped[str | None] = mapped_column(sa.String(64))
+    model: Mapped[str | None] = mapped_column(sa.String(255))
+    status: Mapped[str] = mapped_column(sa.String(16))
+    finish_reason: Mapped[str | None] = mapped_column(sa.String(32))
+    cache_mode: Mapped[str] = mapped_column(sa.String(16))
+    execution: Mapped[int] = mapped_column(sa.Integer, server_default=sa.text("1"))
+    supersedes: Mapped[str | None] = mapped_column(sa.String(36))
+    source_run_id: Mapped[str | None] = mapped_column(sa.String(36))
+    owner: Mapped[str] = mapped_column(sa.String(255))
+    sends_noted: Mapped[int] = mapped_column(sa.Integer, server_default=sa.text("0"))
+    route: Mapped[str] = mapped_column(sa.Text)
+    needs: Mapped[str] = mapped_column(sa.Text)
+    input_tokens: Mapped[int | None] = mapped_column(sa.BigInteger)
+    output_tokens: Mapped[int | None] = mapped_column(sa.BigInteger)
+    total_tokens: Mapped[int | None] = mapped_column(sa.BigInteger)
+    saved_input_tokens: Mapped[int | None] = mapped_column(sa.BigInteger)
+    saved_output_tokens: Mapped[int | None] = mapped_column(sa.BigInteger)
+    usage_source: Mapped[str | None] = mapped_column(sa.String(32))
+    cost_usd: Mapped[float | None] = mapped_column(sa.Numeric(18, 9, asdecimal=False))
+    price_version: Mapped[str | None] = mapped_column(sa.String(64))
+    reserved_tokens: Mapped[int | None] = mapped_column(sa.BigInteger)
+    reserved_cost_usd: Mapped[float | None] = mapped_column(sa.Numeric(18, 9, asdecimal=False))
+    queue_wait_ms: Mapped[float | None] = mapped_column(sa.Float)
+    latency_ms: Mapped[float | None] = mapped_column(sa.Float)
+    error_code: Mapped[str | None] = mapped_column(sa.String(64))
+    error_message: Mapped[str | None] = mapped_column(sa.Text)
+    possibly_paid: Mapped[bool] = mapped_column(sa.Boolean, server_default=sa.false())
+    late: Mapped[bool] = mapped_column(sa.Boolean, server_default=sa.false())
+    replayed_count: Mapped[int] = mapped_column(sa.BigInteger, server_default=sa.text("0"))
+    metadata_: Mapped[str] = mapped_column("metadata", sa.Text)
+    trace_id: Mapped[str | None] = mapped_column(sa.String(32))
+    created_at: Mapped[datetime] = mapped_column(UTCDateTime)
+    lease_until: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    finished_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    expires_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    request_payload: Mapped[str | None] = mapped_column(sa.String(64))
+    response_payload: Mapped[str | None] = mapped_column(sa.String(64))
+
+    __table_args__ = (
+        sa.Index("uq_llm_runs_idem_slot", "workspace_id", "idem_slot", unique=True),
+        sa.Index("uq_llm_runs_flight_slot", "flight_slot", unique=True),
+        sa.Index(
+            "ix_llm_runs_servable",
+            "workspace_id",
+            "prompt_sha256",
+            "candidate_sha256",
+            "finished_at",
+            sqlite_where=_SERVABLE,
+            postgresql_where=_SERVABLE,
+        ),
+        sa.Index("ix_llm_runs_workspace_created", "workspace_id", "created_at"),
+        sa.Index("ix_llm_runs_pipeline", "pipeline_run_id"),
+        sa.Index("ix_llm_runs_lease", "lease_until", sqlite_where=_LIVE, postgresql_where=_LIVE),
+    )
+
+
+class LLMAttempt(Base):
+    """One send to one provider."""
+
+    __tablename__ = "llm_attempts"
+
+    run_id: Mapped[str] = mapped_column(sa.String(36), primary_key=True)
+    ordinal: Mapped[int] = mapped_column(sa.Integer, primary_key=True, autoincrement=False)
+    provider: Mapped[str] = mapped_column(sa.String(64))
+    model: Mapped[str] = mapped_column(sa.String(255))
+    candidate_sha256: Mapped[str] = mapped_column(sa.String(64))
+    wire_sha256: Mapped[str | None] = mapped_column(sa.String(64))
+    status: Mapped[str] = mapped_column(sa.String(16))
+    error_code: Mapped[str | None] = mapped_column(sa.String(64))
+    http_status: Mapped[int | None] = mapped_column(sa.Integer)
+    retry_after_s: Mapped[float | None] = mapped_column(sa.Float)
+    started_at: Mapped[datetime] = mapped_column(UTCDateTime)
+    finished_at: Mapped[datetime] = mapped_column(UTCDateTime)
+    input_tokens: Mapped[int | None] = mapped_column(sa.BigInteger)
+    output_tokens: Mapped[int | None] = mapped_column(sa.BigInteger)
+    cost_usd: Mapped[float | None] = mapped_column(sa.Numeric(18, 9, asdecimal=False))
+    possibly_paid: Mapped[bool] = mapped_column(sa.Boolean, server_default=sa.false())
+
+
+class LLMPayload(Base):
+    """One text, content-addressed within a workspace. `codec` 0: bytes of JSON as they are."""
+
+    __tablename__ = "llm_payloads"
+
+    workspace_id: Mapped[str] = mapped_column(sa.String(255), primary_key=True)
+    sha256: Mapped[str] = mapped_column(sa.String(64), primary_key=True)
+    codec: Mapped[int] = mapped_column(sa.SmallInteger)
+    bytes: Mapped[bytes] = mapped_column(sa.LargeBinary)
+    last_ref_at: Mapped[datetime] = mapped_column(UTCDateTime)

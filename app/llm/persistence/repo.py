@@ -1,0 +1,146 @@
+"""The ledger's port over an executor; bound to a caller's session it is the joined binding.
+
+The joined binding is weaker, and the caller should know how: nobody sees STARTED before the caller commits, on SQLite
+the write lock is held while the provider works, two keys in opposite order can deadlock on PostgreSQL, and a
+rollback after a paid call loses its record.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.llm import telemetry as events
+from app.llm.errors import LLMError, LLMLedgerError
+from app.llm.persistence import ledger, settlement
+from app.llm.persistence import statements as sql
+from app.llm.persistence.executor import Executor, SessionExecutor, Step
+from app.llm.persistence.ledger import ClaimRules
+from app.llm.persistence.models import STARTED
+from app.llm.persistence.settlement import Settlement
+from app.llm.ports import ClaimOutcome, Failure, Finished, KeyState, NewRun, StoredAnswer, Success
+from app.llm.telemetry import Telemetry
+
+
+class LedgerRunRepo:
+    """What both bindings share: each method is one transaction of the executor, awaited where it is called."""
+
+    inline = True
+
+    def __init__(
+        self, executor: Executor, rules: ClaimRules, *, keep_payloads: bool, telemetry: Telemetry
+    ) -> None:
+        self.rules = rules
+        self.keep_payloads = keep_payloads
+        self._executor = executor
+        self._telemetry = telemetry
+
+    async def get_by_idempotency_key(self, workspace_id: str, key: str, request_sha256: str) -> KeyState:
+        """Return what the key holds now."""
+        found = await self._executor.read(ledger.key_holder(workspace_id, key))
+        return ledger.key_state(found, request_sha256, self.rules)
+
+    async def get_cached(
+        self, workspace_id: str, prompt_sha256: str, candidates: Sequence[str]
+    ) -> Mapping[str, StoredAnswer]:
+        """Return the freshest servable answer of each candidate identity."""
+        step = ledger.find_cached(workspace_id, prompt_sha256, candidates, self.rules)
+        return ledger.cached_answers(await self._executor.read(step))
+
+    async def create_started(self, run: NewRun) -> ClaimOutcome:
+        """Claim."""
+        return await self._executor.transaction(lambda: ledger.claim(run, self.rules))
+
+    async def save_result_for_idempotency_key(self, run: NewRun, answer: StoredAnswer) -> ClaimOutcome:
+        """Claim with the answer already known."""
+        return await self._executor.transaction(lambda: ledger.claim(run, self.rules, answer))
+
+    async def record_hit(self, run: NewRun, answer: StoredAnswer) -> None:
+        """Write the row of a hit without a key."""
+        await self._executor.transaction(lambda: ledger.claim(run, self.rules, answer))
+
+    async def record_failed(self, run: NewRun, error: LLMError) -> None:
+        """Write a FAILED row for a run that never claimed."""
+        failure = Failure(error=error, attempts=(), queue_wait_ms=0.0, latency_ms=0.0)
+        settled = settlement.of_failure(
+            run, failure, status="FAILED", owner=self.rules.owner, keep=self.keep_payloads
+        )
+        await self._executor.transaction(lambda: ledger.insert_and_finish(run, self.rules, settled))
+
+    async def note_send(self, run_id: str, sends: int) -> None:
+        """Commit that send number `sends` may happen."""
+        await self._executor.transaction(lambda: ledger.note_send(run_id, self.rules.owner, sends))
+
+    async def mark_succeeded(self, run: NewRun, success: Success) -> Finished:
+        """Settle a run that has its answer."""
+        return await self._settle(
+            settlement.of_success(
+                run, success, owner=self.rules.owner, key_ttl_s=self.rules.key_ttl_s, keep=self.keep_payloads
+            )
+        )
+
+    async def mark_failed(self, run: NewRun, failure: Failure) -> Finished:
+        """Settle a run that has none."""
+        return await self._settle(
+            settlement.of_failure(
+                run, failure, status="FAILED", owner=self.rules.owner, keep=self.keep_payloads
+            )
+        )
+
+    async def mark_cancelled(self, run: NewRun, failure: Failure) -> Finished:
+        """Settle a run whose caller is gone."""
+        return await self._settle(self._cancelled(run, failure))
+
+    async def wait_finished(self, run_id: str, timeout_s: float) -> str | None:  # noqa: ARG002  # never waits inside a caller's transaction
+        """Return the run's status; None while STARTED or unknown."""
+        row = (await self._executor.read(Step(sql.RUN_STATE, sql.bound(id=run_id)))).first
+        return None if row is None or row["status"] == STARTED else str(row["status"])
+
+    def count_replay(self, run_id: str) -> None:
+        """A caller's transaction is no place for counters."""
+
+    async def release(self, run_id: str) -> bool:
+        """Declare a STARTED run's owner dead."""
+        return await self._executor.transaction(lambda: ledger.release(run_id))
+
+    async def drain(self) -> None:
+        """Nothing runs in the background."""
+
+    async def close(self) -> None:
+        """Leave the executor as it is."""
+
+    def _cancelled(self, run: NewRun, failure: Failure) -> Settlement:
+        return settlement.of_failure(
+            run, failure, status="CANCELLED", owner=self.rules.owner, keep=self.keep_payloads
+        )
+
+    async def _settle(self, settled: Settlement) -> Finished:
+        try:
+            return await self._executor.transaction(lambda: ledger.finish(settled))
+        except LLMLedgerError as fault:
+            self._telemetry.event(
+                events.EVENT_ANSWER_LOST,
+                level="error",
+                llm_run_id=settled.run_id,
+                error_message=fault.message,
+            )
+            return Finished(persisted=False)
+
+
+class SqlAlchemyLLMRunRepo(LedgerRunRepo):
+    """The joined binding: transitions are savepoints of `session`, which only its owner commits."""
+
+    def __init__(
+        self,
+        session: AsyncSession,
+        rules: ClaimRules,
+        *,
+        keep_payloads: bool,
+        telemetry: Telemetry,
+        timeout_s: float,
+    ) -> None:
+        super().__init__(
+            SessionExecutor(session, timeout_s=timeout_s),
+            rules,
+            keep_payloads=keep_payloads,
+            telemetry=telemetry,
+        )

@@ -1,0 +1,152 @@
+"""How a run ended, as plain values: what one finishing transaction writes, and what a spool line carries."""
+
+import base64
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal, Self
+
+from app.llm.persistence.codec import RAW, encode_request, encode_response, sha256, to_json
+from app.llm.persistence.models import SUCCEEDED
+from app.llm.ports import Failure, NewRun, Success
+from app.llm.types import Attempt
+
+MAX_ERROR_CHARS = 500
+MAX_INT = 2**63 - 1
+
+Values = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settlement:
+    """Values for FINISH (`run`), the attempt rows, and the payload rows."""
+
+    workspace_id: str
+    key: str | None
+    request_sha256: str
+    run: Values
+    attempts: tuple[Values, ...]
+    payloads: tuple[Values, ...]
+
+    @property
+    def run_id(self) -> str:
+        """The run that is settled."""
+        return str(self.run["id"])
+
+    def to_line(self) -> bytes:
+        """Return one line of JSON."""
+        body = {
+            "v": 1, "workspace_id": self.workspace_id, "key": self.key, "request_sha256": self.request_sha256,
+            "run": self.run,
+            "attempts": [{**row, **{name: row[name].isoformat() for name in _TIMES}} for row in self.attempts],
+            "payloads": [{**row, "bytes": base64.b64encode(row["bytes"]).decode()} for row in self.payloads],
+        }  # fmt: skip
+        return to_json(body).encode() + b"\n"
+
+    @classmethod
+    def from_line(cls, line: bytes) -> Self:
+        """Return the settlement of a line that `to_line` made.
+
+        Raises:
+            ValueError: The line is torn or of another version.
+        """
+        body = json.loads(line)
+        if not isinstance(body, dict) or body.pop("v", None) != 1:
+            raise ValueError("not a spool line of this version")
+        body["attempts"] = tuple(
+            {**row, **{name: datetime.fromisoformat(row[name]) for name in _TIMES}}
+            for row in body["attempts"]
+        )
+        body["payloads"] = tuple({**row, "bytes": base64.b64decode(row["bytes"])} for row in body["payloads"])
+        return cls(**body)
+
+
+_TIMES = ("started_at", "finished_at")
+
+
+def of_success(
+    run: NewRun, success: Success, *, owner: str, key_ttl_s: float | None, keep: bool
+) -> Settlement:
+    """Return how a run with an answer is settled; `keep` is whether payload bytes are stored."""
+    response = success.response
+    asked, said = encode_request(run.request), encode_response(response)
+    served = success.source_run_id is not None
+    usage = response.usage
+    values = {
+        **_common(run, owner, success.attempts, success.queue_wait_ms, response.latency_ms),
+        "status": SUCCEEDED, "provider": response.provider.value, "model": response.model,
+        "candidate_sha256": success.candidate_sha256, "finish_reason": response.finish_reason.value,
+        "input_tokens": _count(usage.input_tokens), "output_tokens": _count(usage.output_tokens),
+        "total_tokens": _count(usage.total_tokens),
+        "usage_source": None if usage.total_tokens is None else "provider",
+        "saved_input_tokens": _count(response.original_usage.input_tokens) if served else None,
+        "saved_output_tokens": _count(response.original_usage.output_tokens) if served else None,
+        "source_run_id": success.source_run_id, "cost_usd": response.cost_usd,
+        "expires_s": key_ttl_s if run.idempotency_key else None,
+        "request_payload": sha256(asked), "response_payload": sha256(said),
+    }  # fmt: skip
+    return _settlement(run, values, success.attempts, (asked, said) if keep else ())
+
+
+def of_failure(
+    run: NewRun, failure: Failure, *, status: Literal["FAILED", "CANCELLED"], owner: str, keep: bool
+) -> Settlement:
+    """Return how a run without an answer is settled."""
+    asked = encode_request(run.request)
+    values = {
+        **_common(run, owner, failure.attempts, failure.queue_wait_ms, failure.latency_ms),
+        "status": status, "error_code": failure.error.code,
+        "error_message": storable(failure.error.message) if keep else None,
+        "request_payload": sha256(asked),
+    }  # fmt: skip
+    return _settlement(run, values, failure.attempts, (asked,) if keep else ())
+
+
+def storable(text: str) -> str:
+    """Return text that every database takes: no NULs, no lone surrogates, not too long."""
+    return text.replace("\x00", "").encode("utf-8", "replace").decode()[:MAX_ERROR_CHARS]
+
+
+def _common(run: NewRun, owner: str, attempts: Any, queue_wait_ms: float, latency_ms: float) -> Values:
+    last = attempts[-1] if attempts else None
+    first = run.route.kept[0] if run.route.kept else None
+    return {
+        "id": run.run_id, "owner": owner,
+        "provider": last.provider.value if last else first.provider.value if first else None,
+        "model": last.model if last else first.model if first else None,
+        "candidate_sha256": last.candidate_sha256 if last else first.identity if first else None,
+        "finish_reason": None, "input_tokens": None, "output_tokens": None, "total_tokens": None,
+        "usage_source": None, "cost_usd": None, "queue_wait_ms": queue_wait_ms, "latency_ms": latency_ms,
+        "error_code": None, "error_message": None, "source_run_id": None, "saved_input_tokens": None,
+        "saved_output_tokens": None, "expires_s": None, "request_payload": None, "response_payload": None,
+        "possibly_paid": any(attempt.possibly_paid for attempt in attempts),
+    }  # fmt: skip
+
+
+def _settlement(run: NewRun, values: Values, attempts: Any, texts: tuple[bytes, ...]) -> Settlement:
+    return Settlement(
+        workspace_id=run.workspace_id,
+        key=run.idempotency_key,
+        request_sha256=run.request_sha256,
+        run=values,
+        attempts=tuple(_attempt(run.run_id, attempt) for attempt in attempts),
+        payloads=tuple(
+            {"workspace_id": run.workspace_id, "sha256": address, "codec": RAW, "bytes": data}
+            for address, data in {sha256(text): text for text in texts}.items()
+        ),
+    )
+
+
+def _attempt(run_id: str, attempt: Attempt) -> Values:
+    return {
+        "run_id": run_id, "ordinal": attempt.ordinal, "provider": attempt.provider.value, "model": attempt.model,
+        "candidate_sha256": attempt.candidate_sha256, "status": attempt.status, "error_code": attempt.error_code,
+        "http_status": attempt.http_status, "retry_after_s": attempt.retry_after_s,
+        "started_at": attempt.started_at, "finished_at": attempt.finished_at,
+        "input_tokens": _count(attempt.usage.input_tokens), "output_tokens": _count(attempt.usage.output_tokens),
+        "cost_usd": attempt.cost_usd, "possibly_paid": attempt.possibly_paid,
+    }  # fmt: skip
+
+
+def _count(tokens: int | None) -> int | None:
+    return None if tokens is None or not 0 <= tokens <= MAX_INT else tokens

@@ -1,0 +1,239 @@
+"""Every statement of the ledger as a Core constant, compiled once; values are bound by name, nothing is formatted in.
+
+`ON CONFLICT DO NOTHING` has no target on purpose: with a partial index as target PostgreSQL's generic plans refuse
+bound predicates after a few executions. Conditions that partial indexes need are literals for the same reason.
+"""
+
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert  # its ON CONFLICT compiles on SQLite as well
+
+from app.db.base import Base, db_now, seconds_until
+from app.llm.persistence.models import ABANDONED, STARTED, SUCCEEDED, LLMAttempt, LLMPayload, LLMRun
+
+runs = Base.metadata.tables[LLMRun.__tablename__]
+attempts = Base.metadata.tables[LLMAttempt.__tablename__]
+payloads = Base.metadata.tables[LLMPayload.__tablename__]
+
+_NULL = sa.null()
+
+
+def _literal(text: str) -> sa.ColumnElement[str]:
+    return sa.literal_column(f"'{text}'", sa.String)
+
+
+def _bind(name: str, kind: Any = sa.String) -> sa.BindParameter[Any]:
+    return sa.bindparam(f"p_{name}", type_=kind)
+
+
+def _bound(table: sa.Table, *names: str) -> dict[str, sa.BindParameter[Any]]:
+    return {name: _bind(name, table.c[name].type) for name in names}
+
+
+def bound(**values: Any) -> dict[str, Any]:
+    """Return values under the names that the statements bind."""
+    return {f"p_{name}": value for name, value in values.items()}
+
+
+_IS_LIVE = runs.c.status == _literal(STARTED)
+_IS_SERVABLE = sa.and_(
+    runs.c.status == _literal(SUCCEEDED),
+    runs.c.source_run_id.is_(None),
+    runs.c.response_payload.is_not(None),
+    runs.c.finish_reason.in_([_literal("stop"), _literal("tool_calls")]),
+    runs.c.cache_mode != _literal("bypass"),
+)
+_HAS_ID = runs.c.id == _bind("id")
+_IS_OURS = sa.and_(_HAS_ID, runs.c.owner == _bind("owner"))
+_LEASE_OVER = runs.c.lease_until < db_now()
+_EXPIRY = db_now(_bind("expires_s", sa.Float))
+_EXPIRY_OR_NEVER = sa.case((_bind("expires_s", sa.Float).is_(None), _NULL), else_=_EXPIRY)
+
+# -- claim
+
+INSERT_RUN = (
+    insert(runs)
+    .values(
+        **_bound(
+            runs,
+            *(
+                "id",
+                "workspace_id",
+                "pipeline_run_id",
+                "stage",
+                "idempotency_key",
+                "idem_slot",
+                "flight_slot",
+            ),
+            *("prompt_sha256", "request_sha256", "candidate_sha256", "fingerprint_version", "profile"),
+            *("provider", "model", "cache_mode", "execution", "supersedes", "owner", "sends_noted"),
+            *("route", "needs", "metadata"),
+        ),
+        status=STARTED,
+        created_at=db_now(),
+        lease_until=db_now(_bind("lease_s", sa.Float)),
+    )
+    .on_conflict_do_nothing()
+    .returning(runs.c.id)
+)
+
+_ANSWER = (
+    runs.c.id,
+    runs.c.status,
+    runs.c.owner,
+    runs.c.execution,
+    runs.c.idem_slot,
+    runs.c.request_sha256,
+    runs.c.fingerprint_version,
+    runs.c.candidate_sha256,
+    runs.c.route,
+    seconds_until(runs.c.lease_until).label("lease_left_s"),
+    seconds_until(runs.c.expires_at).label("expires_left_s"),
+    payloads.c.codec,
+    payloads.c.bytes,
+)
+_WITH_ANSWER = runs.outerjoin(
+    payloads,
+    sa.and_(payloads.c.workspace_id == runs.c.workspace_id, payloads.c.sha256 == runs.c.response_payload),
+)
+
+KEY_HOLDER = (
+    sa.select(*_ANSWER)
+    .select_from(_WITH_ANSWER)
+    .where(runs.c.workspace_id == _bind("workspace_id"), runs.c.idem_slot == _bind("key"))
+)
+FLIGHT_HOLDER = sa.select(
+    runs.c.id, runs.c.idem_slot, seconds_until(runs.c.lease_until).label("lease_left_s")
+).where(runs.c.flight_slot == _bind("flight_slot"))
+
+_ABANDON = sa.update(runs).values(
+    status=ABANDONED, idem_slot=_NULL, flight_slot=_NULL, finished_at=db_now(), possibly_paid=sa.true()
+)
+TAKE_OVER = _ABANDON.where(_HAS_ID, _IS_LIVE, _LEASE_OVER)
+RELEASE = _ABANDON.where(_HAS_ID, _IS_LIVE)
+FREE_EXPIRED = (
+    sa.update(runs)
+    .values(idem_slot=_NULL)
+    .where(_HAS_ID, runs.c.status == _literal(SUCCEEDED), runs.c.expires_at <= db_now())
+)
+FREE_ANSWERED = sa.update(runs).values(idem_slot=_NULL).where(_HAS_ID, runs.c.status == _literal(SUCCEEDED))
+FREE_FLIGHT = sa.update(runs).values(flight_slot=_NULL).where(_HAS_ID, _IS_LIVE, _LEASE_OVER)
+
+# -- cache
+
+_fresh = (
+    sa.select(
+        runs.c.id,
+        sa.func.row_number()
+        .over(partition_by=runs.c.candidate_sha256, order_by=(runs.c.finished_at.desc(), runs.c.id.desc()))
+        .label("nth"),
+    )
+    .where(
+        runs.c.workspace_id == _bind("workspace_id"),
+        runs.c.prompt_sha256 == _bind("prompt_sha256"),
+        runs.c.candidate_sha256.in_(sa.bindparam("p_candidates", expanding=True)),
+        _IS_SERVABLE,
+        runs.c.finished_at > db_now(_bind("minus_ttl_s", sa.Float)),
+    )
+    .subquery()
+)
+FIND_CACHED = (
+    sa.select(*_ANSWER)
+    .select_from(_WITH_ANSWER.join(_fresh, sa.and_(_fresh.c.id == runs.c.id, _fresh.c.nth == 1)))
+    .where(payloads.c.bytes.is_not(None))
+)
+
+_source = runs.alias("source")
+
+
+def _of_source(name: str) -> sa.ScalarSelect[Any]:
+    return sa.select(_source.c[name]).where(_source.c.id == _bind("source_run_id")).scalar_subquery()
+
+
+TURN_INTO_HIT = (
+    sa.update(runs)
+    .values(
+        **_bound(runs, "provider", "model", "candidate_sha256", "finish_reason", "source_run_id"),
+        **_bound(runs, "saved_input_tokens", "saved_output_tokens"),
+        status=SUCCEEDED,
+        input_tokens=0,
+        output_tokens=0,
+        total_tokens=0,
+        cost_usd=0,
+        sends_noted=0,
+        flight_slot=_NULL,
+        finished_at=db_now(),
+        expires_at=_EXPIRY_OR_NEVER,
+        request_payload=_of_source("request_payload"),
+        response_payload=_of_source("response_payload"),
+    )
+    .where(_IS_OURS, _IS_LIVE)
+)
+TOUCH_PAYLOADS = (
+    sa.update(payloads)
+    .values(last_ref_at=db_now())
+    .where(
+        payloads.c.workspace_id == _bind("workspace_id"),
+        payloads.c.sha256.in_([_of_source("request_payload"), _of_source("response_payload")]),
+    )
+)
+
+# -- sends and settling
+
+NOTE_SENDS = sa.update(runs).values(sends_noted=_bind("sends", sa.Integer)).where(_IS_OURS, _IS_LIVE)
+
+ACCOUNTING = (
+    *(
+        "provider",
+        "model",
+        "candidate_sha256",
+        "finish_reason",
+        "input_tokens",
+        "output_tokens",
+        "total_tokens",
+    ),
+    *("usage_source", "cost_usd", "queue_wait_ms", "latency_ms", "error_code", "error_message"),
+    *("possibly_paid", "request_payload", "response_payload"),
+)
+FINISH = (
+    sa.update(runs)
+    .values(
+        **_bound(runs, *ACCOUNTING, "status", "source_run_id", "saved_input_tokens", "saved_output_tokens"),
+        idem_slot=sa.case((_bind("status") == _literal(SUCCEEDED), runs.c.idem_slot), else_=_NULL),
+        flight_slot=_NULL,
+        finished_at=db_now(),
+        expires_at=_EXPIRY_OR_NEVER,
+    )
+    .where(_IS_OURS, _IS_LIVE)
+)
+RECORD_LATE = (
+    sa.update(runs)
+    .values(**_bound(runs, *ACCOUNTING), late=sa.true())
+    .where(_IS_OURS, runs.c.status == _literal(ABANDONED), runs.c.late == sa.false())
+)
+RUN_STATE = sa.select(runs.c.status, runs.c.owner).where(_HAS_ID)
+INSERT_ATTEMPT = (
+    insert(attempts)
+    .values(
+        **_bound(
+            attempts,
+            *("run_id", "ordinal", "provider", "model", "candidate_sha256", "status", "error_code"),
+            *("http_status", "retry_after_s", "started_at", "finished_at", "input_tokens", "output_tokens"),
+            *("cost_usd", "possibly_paid"),
+        )
+    )
+    .on_conflict_do_nothing()
+)
+PUT_PAYLOAD = (
+    insert(payloads)
+    .values(**_bound(payloads, "workspace_id", "sha256", "codec", "bytes"), last_ref_at=db_now())
+    .on_conflict_do_update(
+        index_elements=[payloads.c.workspace_id, payloads.c.sha256], set_={"last_ref_at": db_now()}
+    )
+)
+ADD_REPLAYS = (
+    sa.update(runs)
+    .values(replayed_count=runs.c.replayed_count + _bind("count", sa.BigInteger))
+    .where(_HAS_ID)
+)

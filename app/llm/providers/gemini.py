@@ -1,0 +1,103 @@
+"""What is particular to Gemini: where it is, what its models can do, and what LiteLLM is told for one call."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import JsonValue
+
+from app.llm.candidates import ProviderCaps
+from app.llm.providers.openai_messages import (
+    rendered_messages,
+    rendered_response_format,
+    rendered_tool_choice,
+    rendered_tools,
+)
+from app.llm.settings import LLMSettings
+from app.llm.types import LLMProfile, LLMRequest
+
+DEFAULT_TEMPERATURE = (
+    1.0  # https://ai.google.dev/api/generate-content; sent always, since LiteLLM adds it to some ids
+)
+_MIN_THINKING_TOKENS_OF_PRO = (
+    128  # https://ai.google.dev/gemini-api/docs/thinking: 2.5 Pro cannot stop thinking
+)
+
+_QUICK = (LLMProfile.FAST, LLMProfile.BALANCED)
+_STRONG = (LLMProfile.ADVANCED,)
+
+_FAMILIES: Mapping[str, tuple[LLMProfile, ...]] = {
+    "gemini-2.0-flash": _QUICK,
+    "gemini-2.5-flash": (*_QUICK, *_STRONG),
+    "gemini-2.5-flash-lite": _QUICK,
+    "gemini-2.5-pro": _STRONG,
+    "gemini-3-flash-preview": (*_QUICK, *_STRONG),
+    "gemini-3-pro-preview": _STRONG,
+}
+"""Models as in https://ai.google.dev/gemini-api/docs/models, with the profiles that they suit."""
+
+
+def api_base(settings: LLMSettings) -> str:
+    """Return the root of the API, without a trailing slash; it ends in `/v1beta`."""
+    return settings.gemini_api_base.rstrip("/")
+
+
+def usable(settings: LLMSettings) -> bool:
+    """Return whether there is a key."""
+    return settings.gemini_api_key is not None and bool(settings.gemini_api_key.get_secret_value())
+
+
+def local(settings: LLMSettings, model: str) -> bool:  # noqa: ARG001  # the same signature in each provider module
+    """Return whether a prompt to `model` stays on a host of `LLM_LOCAL_HOSTS`; to Gemini it never does."""
+    return False
+
+
+def caps(settings: LLMSettings, model: str) -> ProviderCaps:  # noqa: ARG001  # as above
+    """Return what `model` can do; `assumed` when it is not in the table."""
+    return ProviderCaps(
+        supports_tools=True,
+        supports_forced_tool_choice=True,
+        supports_json=True,
+        supports_json_schema=True,
+        supports_vision=True,
+        max_context_tokens=1_048_576,
+        preferred_for_profiles=_FAMILIES.get(model, _STRONG),
+        assumed=model not in _FAMILIES,
+    )
+
+
+def identity_options(settings: LLMSettings, model: str) -> dict[str, JsonValue]:  # noqa: ARG001  # as above
+    """Return the options of ours that can change an answer; they are part of `candidate_sha256`."""
+    return {"temperature": DEFAULT_TEMPERATURE}
+
+
+def call_options(settings: LLMSettings, model: str, request: LLMRequest) -> dict[str, Any]:
+    """Return what `litellm.acompletion` is given for this call, except deadlines and the HTTP client."""
+    options: dict[str, Any] = {
+        "model": f"gemini/{model}",
+        "api_base": api_base(settings),
+        "api_key": settings.gemini_api_key.get_secret_value() if settings.gemini_api_key else None,
+        "messages": rendered_messages(request.messages, signatures=True),
+        "temperature": DEFAULT_TEMPERATURE if request.temperature is None else request.temperature,
+        "top_p": request.top_p,
+        "max_tokens": request.max_output_tokens,
+        "stop": list(request.stop) if request.stop else None,
+        "seed": request.seed,
+        **_thinking(model, request),
+        "tools": rendered_tools(request.tools) or None,
+        "tool_choice": rendered_tool_choice(request.tool_choice)
+        if request.tools and request.tool_choice
+        else None,
+        "response_format": rendered_response_format(request.response_format),
+    }
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _thinking(model: str, request: LLMRequest) -> dict[str, Any]:
+    """Levels and `False` have a word of their own in LiteLLM; `True` leaves the amount to the model."""
+    if request.thinking is None:
+        return {}
+    if request.thinking is True:
+        return {"thinking": {"type": "enabled"}}
+    if request.thinking is False and model.startswith("gemini-2.5-pro"):
+        return {"thinking": {"type": "disabled", "budget_tokens": _MIN_THINKING_TOKENS_OF_PRO}}
+    return {"reasoning_effort": request.thinking or "none"}

@@ -1,0 +1,128 @@
+"""What is particular to Ollama: where it is, what its models can do, and what LiteLLM is told for one call."""
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from pydantic import JsonValue
+
+from app.llm.candidates import ProviderCaps
+from app.llm.providers.openai_messages import (
+    rendered_messages,
+    rendered_response_format,
+    rendered_tools,
+)
+from app.llm.settings import LLMSettings, header_pairs, is_local_host
+from app.llm.types import LLMProfile, LLMRequest
+
+_CLOUD_SUFFIXES = ("-cloud", ":cloud")  # https://ollama.com/blog/cloud-models: such models run on ollama.com
+_TALKS_ONLY = {"supports_tools": False}
+_SEES = {"supports_vision": True}
+_SEES_ONLY = {"supports_tools": False, "supports_vision": True}
+
+_FAMILIES: Mapping[str, Mapping[str, bool]] = {
+    "llama3.1": {},
+    "llama3.2": {},
+    "llama3.2-vision": _SEES_ONLY,
+    "llama3.3": {},
+    "llama3": _TALKS_ONLY,
+    "llama4": _SEES,
+    "qwen2.5": {},
+    "qwen2.5-coder": {},
+    "qwen2.5vl": _SEES_ONLY,
+    "qwen3": {},
+    "qwen3-coder": {},
+    "qwen3-vl": _SEES,
+    "qwq": {},
+    "mistral": {},
+    "mistral-nemo": {},
+    "mistral-small3.1": _SEES,
+    "mistral-small3.2": _SEES,
+    "mixtral": {},
+    "gpt-oss": {},
+    "granite3.3": {},
+    "command-r": {},
+    "deepseek-r1": {},
+    "phi3": _TALKS_ONLY,
+    "phi4": _TALKS_ONLY,
+    "phi4-mini": {},
+    "gemma2": _TALKS_ONLY,
+    "gemma3": _SEES_ONLY,
+    "llava": _SEES_ONLY,
+    "moondream": _SEES_ONLY,
+}
+"""Families as in https://ollama.com/search, by the name before the tag; what is not said is the default below."""
+
+
+def api_base(settings: LLMSettings) -> str:
+    """Return the root of the API, without a trailing slash."""
+    return settings.ollama_api_base.rstrip("/")
+
+
+def usable(settings: LLMSettings) -> bool:  # noqa: ARG001  # the same signature in each provider module
+    """Return whether credentials are there; Ollama needs none."""
+    return True
+
+
+def local(settings: LLMSettings, model: str) -> bool:
+    """Return whether a prompt to `model` stays on a host of `LLM_LOCAL_HOSTS`."""
+    host = urlsplit(api_base(settings)).hostname or ""
+    return is_local_host(host, settings.local_hosts) and not _is_cloud(model)
+
+
+def caps(settings: LLMSettings, model: str) -> ProviderCaps:
+    """Return what `model` can do; `assumed` when its family is not in the table.
+
+    The window is what is configured, because that is what is asked for with every call.
+    """
+    family = _FAMILIES.get(model.rpartition("/")[2].partition(":")[0].removesuffix("-cloud"))
+    known = family or {}
+    return ProviderCaps(
+        supports_tools=known.get("supports_tools", True),
+        supports_forced_tool_choice=False,
+        supports_json=True,
+        supports_json_schema=not _is_cloud(model),  # https://github.com/ollama/ollama/issues/12362
+        supports_vision=known.get("supports_vision", False),
+        max_context_tokens=settings.ollama_num_ctx,
+        preferred_for_profiles=(LLMProfile.FAST, LLMProfile.BALANCED),
+        assumed=family is None,
+    )
+
+
+def identity_options(settings: LLMSettings, model: str) -> dict[str, JsonValue]:  # noqa: ARG001  # as above
+    """Return the options of ours that can change an answer; they are part of `candidate_sha256`."""
+    return {"num_ctx": settings.ollama_num_ctx}
+
+
+def call_options(settings: LLMSettings, model: str, request: LLMRequest) -> dict[str, Any]:
+    """Return what `litellm.acompletion` is given for this call, except deadlines and the HTTP client."""
+    tools = () if request.tool_choice == "none" else request.tools  # Ollama knows no tool choice
+    options: dict[str, Any] = {
+        "model": f"ollama_chat/{model}",
+        "api_base": api_base(settings),
+        "api_key": settings.ollama_api_key.get_secret_value() if settings.ollama_api_key else None,
+        "headers": header_pairs(settings.ollama_headers),
+        "messages": rendered_messages(request.messages, signatures=False),
+        "num_ctx": settings.ollama_num_ctx,
+        "keep_alive": settings.ollama_keep_alive,
+        "temperature": request.temperature,
+        "top_p": request.top_p,
+        "max_tokens": request.max_output_tokens,
+        "stop": list(request.stop) if request.stop else None,
+        "seed": request.seed,
+        "think": _think(model, request),
+        "tools": rendered_tools(tools) or None,
+        # With tools declared, `format` would make the model write JSON instead of calling them.
+        "response_format": None if tools else rendered_response_format(request.response_format),
+    }
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _is_cloud(model: str) -> bool:
+    return model.endswith(_CLOUD_SUFFIXES)
+
+
+def _think(model: str, request: LLMRequest) -> bool | str | None:
+    if isinstance(request.thinking, str) and not model.startswith("gpt-oss"):
+        return True  # only gpt-oss has levels: https://docs.ollama.com/capabilities/thinking
+    return request.thinking

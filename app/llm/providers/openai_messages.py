@@ -1,0 +1,140 @@
+"""Renders our messages as the OpenAI-style dicts that LiteLLM reads, because both provider modules need the same ones."""
+
+import base64
+import json
+from typing import Any
+
+from app.llm.messages import (
+    ImagePart,
+    Message,
+    ResponseFormat,
+    TextPart,
+    ThinkingPart,
+    ToolCallPart,
+    ToolChoice,
+    ToolChoiceTool,
+    ToolResultPart,
+    ToolSpec,
+)
+
+Wire = dict[str, Any]
+
+
+def rendered_messages(messages: tuple[Message, ...], *, signatures: bool) -> list[Wire]:
+    """Return `messages` for LiteLLM; equal histories give equal dicts, whatever ids their providers made up.
+
+    Tool calls are numbered through the whole history (`call_0`, `call_1` ...), and a result follows the latest call
+    that had its id.
+
+    Args:
+        messages: The history, oldest first.
+        signatures: Whether opaque provider state goes along: only to the provider that made it.
+    """
+    rendered: list[Wire] = []
+    ids: dict[str, str] = {}
+    calls = 0
+    for message in messages:
+        for part in message.content:
+            if isinstance(part, ToolCallPart):
+                ids[part.id] = f"call_{calls}"
+                calls += 1
+        match message.role:
+            case "assistant":
+                rendered.append(_assistant(message, ids, signatures=signatures))
+            case "tool":
+                rendered += [
+                    _tool_result(part, ids) for part in message.content if isinstance(part, ToolResultPart)
+                ]
+            case role:
+                rendered.append({"role": role, "content": _content(message)})
+    return rendered
+
+
+def rendered_tools(tools: tuple[ToolSpec, ...]) -> list[Wire]:
+    """Return the tools as OpenAI function declarations."""
+    return [
+        {
+            "type": "function",
+            "function": {
+                "name": tool.name,
+                "description": tool.description,
+                "parameters": tool.parameters,
+                **({} if tool.strict is None else {"strict": tool.strict}),
+            },
+        }
+        for tool in tools
+    ]
+
+
+def rendered_tool_choice(choice: ToolChoice) -> str | Wire:
+    """Return the tool choice: a word, or the function that must be called."""
+    if isinstance(choice, ToolChoiceTool):
+        return {"type": "function", "function": {"name": choice.name}}
+    return choice
+
+
+def rendered_response_format(wanted: ResponseFormat | None) -> Wire | None:
+    """Return the response format; None for free text."""
+    if wanted is None or wanted.type == "text":
+        return None
+    if wanted.type == "json_object":
+        return {"type": "json_object"}
+    schema: Wire = {"name": wanted.name, "schema": wanted.json_schema}
+    return {
+        "type": "json_schema",
+        "json_schema": schema if wanted.strict is None else {**schema, "strict": wanted.strict},
+    }
+
+
+def _content(message: Message) -> str | list[Wire]:
+    if all(isinstance(part, TextPart) for part in message.content):
+        return message.text
+    return [
+        {"type": "text", "text": part.text}
+        if isinstance(part, TextPart)
+        else {"type": "image_url", "image_url": {"url": _data_url(part)}}
+        for part in message.content
+        if isinstance(part, TextPart | ImagePart)
+    ]
+
+
+def _data_url(image: ImagePart) -> str:
+    return f"data:{image.media_type};base64,{base64.b64encode(image.data).decode()}"
+
+
+def _assistant(message: Message, ids: dict[str, str], *, signatures: bool) -> Wire:
+    wire: Wire = {"role": "assistant", "content": message.text or None}
+    thoughts = [part for part in message.content if isinstance(part, ThinkingPart)]
+    if signed := [part for part in thoughts if signatures and part.signature]:
+        wire["thinking_blocks"] = [_signed_thought(part) for part in signed]
+    if unsigned := [part.text for part in thoughts if part not in signed]:
+        wire["reasoning_content"] = "".join(unsigned)
+    if calls := [part for part in message.content if isinstance(part, ToolCallPart)]:
+        wire["tool_calls"] = [_tool_call(part, ids[part.id], signatures=signatures) for part in calls]
+    return wire
+
+
+def _signed_thought(part: ThinkingPart) -> Wire:
+    # LiteLLM reads the text of a signed block as the JSON of a whole Gemini part, else as text that was said aloud.
+    thought = json.dumps({"text": part.text, "thought": True}, ensure_ascii=False)
+    return {"type": "thinking", "thinking": thought, "signature": part.signature}
+
+
+def _tool_call(part: ToolCallPart, wire_id: str, *, signatures: bool) -> Wire:
+    wire: Wire = {
+        "id": wire_id,
+        "type": "function",
+        "function": {"name": part.name, "arguments": json.dumps(part.arguments, ensure_ascii=False)},
+    }
+    if signatures and part.signature:
+        wire["provider_specific_fields"] = {"thought_signature": part.signature}
+    return wire
+
+
+def _tool_result(part: ToolResultPart, ids: dict[str, str]) -> Wire:
+    return {
+        "role": "tool",
+        "tool_call_id": ids.get(part.id, part.id),
+        "name": part.name,
+        "content": part.content,
+    }

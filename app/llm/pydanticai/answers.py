@@ -1,0 +1,101 @@
+"""An answer of ours as PydanticAI's, such that nothing is paid, counted or identified twice."""
+
+from collections.abc import Mapping
+from datetime import timedelta
+from decimal import Decimal
+
+from pydantic import JsonValue
+from pydantic_ai import messages as pai
+from pydantic_ai.usage import RequestUsage
+
+from app.llm.fingerprint import prompt_sha256
+from app.llm.messages import TextPart, ThinkingPart, ToolCallPart
+from app.llm.pydanticai.messages import SIGNATURE
+from app.llm.types import Attempt, FinishReason, LLMRequest, LLMResponse, ServedFrom, TokenUsage
+
+_FINISH: Mapping[FinishReason, pai.FinishReason] = {
+    FinishReason.STOP: "stop",
+    FinishReason.LENGTH: "length",
+    FinishReason.TOOL_CALLS: "tool_call",
+    FinishReason.CONTENT_FILTER: "content_filter",
+}
+
+
+def model_response(response: LLMResponse, request: LLMRequest) -> pai.ModelResponse:
+    """Return the answer with its provenance in `metadata` and the sends that failed in `failed_attempts`.
+
+    Usage and cost are those of this call: zero for a replay or a hit, whose `metadata["original_usage"]` says
+    what the answer took when it was made. Tool-call ids depend on what was asked alone, so the same step has the
+    same ids live, replayed and run again; the next step, whose history is longer, has others.
+    """
+    live = response.served_from is ServedFrom.LIVE
+    return pai.ModelResponse(
+        parts=_parts(response, request),
+        usage=_usage(response.usage, response.cost_usd if live else 0.0),
+        model_name=response.model,
+        provider_name=response.provider.value,
+        finish_reason=_FINISH[response.finish_reason],
+        failed_attempts=[
+            _failed(attempt, counted=live) for attempt in response.attempts if attempt.status == "FAILED"
+        ]
+        or None,
+        metadata=_provenance(response),
+    )
+
+
+def _parts(response: LLMResponse, request: LLMRequest) -> list[pai.ModelResponsePart]:
+    stem = f"call_{prompt_sha256(request)[:12]}" if response.tool_calls else ""
+    provider = response.provider.value
+    parts: list[pai.ModelResponsePart] = []
+    calls = 0
+    for part in response.parts:
+        if isinstance(part, TextPart):
+            parts.append(pai.TextPart(part.text))
+        elif isinstance(part, ThinkingPart):
+            parts.append(pai.ThinkingPart(part.text, signature=part.signature, provider_name=provider))
+        else:
+            parts.append(_call(part, f"{stem}_{calls}", provider))
+            calls += 1
+    return parts
+
+
+def _call(part: ToolCallPart, call_id: str, provider: str) -> pai.ToolCallPart:
+    return pai.ToolCallPart(
+        part.name,
+        dict(part.arguments),
+        call_id,
+        provider_name=provider,
+        provider_details={SIGNATURE: part.signature} if part.signature else None,
+    )
+
+
+def _usage(tokens: TokenUsage, cost_usd: float | None) -> RequestUsage:
+    return RequestUsage(
+        input_tokens=tokens.input_tokens or 0,
+        output_tokens=tokens.output_tokens or 0,
+        cost=None if cost_usd is None else Decimal(str(cost_usd)),
+    )
+
+
+def _failed(attempt: Attempt, *, counted: bool) -> pai.ModelRequestAttempt:
+    """Return a send that failed; its usage only where this call made it, since PydanticAI adds it to the run's."""
+    known = attempt.usage != TokenUsage()
+    status = f" (HTTP {attempt.http_status})" if attempt.http_status else ""
+    return pai.ModelRequestAttempt(
+        model_name=attempt.model,
+        provider_name=attempt.provider.value,
+        outcome="error",
+        error=f"{attempt.error_code}{status}",
+        timestamp=attempt.started_at,
+        duration=timedelta(milliseconds=attempt.latency_ms),
+        usage=_usage(attempt.usage, attempt.cost_usd) if counted and known else None,
+    )
+
+
+def _provenance(response: LLMResponse) -> dict[str, JsonValue]:
+    return {
+        "llm_run_id": response.run_id,
+        "served_from": response.served_from.value,
+        "original_usage": response.original_usage.model_dump(),
+        "route": [dict(entry) for entry in response.route],
+    }

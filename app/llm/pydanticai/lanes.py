@@ -1,0 +1,186 @@
+"""Lanes: PydanticAI's own preparation of a request, once per provider, because the provider is chosen later.
+
+A lane is a PydanticAI model that never sends. It settles output mode, schemas, tools and messages under the
+profile of one provider and hands them over in our terms; the router then picks the candidate, and with it the lane.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Never
+
+from pydantic_ai.exceptions import UserError
+from pydantic_ai.messages import ModelMessage
+from pydantic_ai.models import Model, ModelRequestParameters
+from pydantic_ai.profiles import (
+    DEFAULT_PROFILE,
+    DEFAULT_PROMPTED_OUTPUT_TEMPLATE,
+    InlineDefsJsonSchemaTransformer,
+    ModelProfile,
+    merge_profile,
+)
+from pydantic_ai.profiles.google import GoogleJsonSchemaTransformer
+from pydantic_ai.settings import ModelSettings
+from pydantic_ai.tools import ToolDefinition
+
+from app.llm.candidates import Candidate
+from app.llm.messages import ResponseFormat, ToolChoice, ToolChoiceTool, ToolSpec
+from app.llm.pydanticai.internals import resolve_tool_choice
+from app.llm.pydanticai.messages import neutral_messages
+from app.llm.types import LLMProvider, RequestVariant
+
+_EVERY_LANE = ModelProfile(
+    supports_tools=True,
+    supports_json_schema_output=True,  # the router excludes a candidate that cannot, and says so
+    supports_thinking=True,
+    supports_image_input=False,
+    supports_document_input=False,
+    supports_audio_file_input=False,
+    supports_video_input=False,
+)
+
+_PROFILES: Mapping[LLMProvider, ModelProfile] = {
+    LLMProvider.OLLAMA: ModelProfile(
+        default_structured_output_mode="native",
+        native_output_requires_schema_in_instructions=True,  # small models follow the grammar better if they know it
+        json_schema_transformer=InlineDefsJsonSchemaTransformer,  # its tool templates do not follow $ref
+        may_tokenize_special_tokens_in_content=True,
+    ),
+    LLMProvider.GEMINI: ModelProfile(
+        default_structured_output_mode="tool",
+        json_schema_transformer=GoogleJsonSchemaTransformer,
+    ),
+}
+
+_NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_-]")
+_NAME_CHARS = 64
+
+_HOLDS_IF_ANY = frozenset(
+    {"native_output_requires_schema_in_instructions", "may_tokenize_special_tokens_in_content"}
+)
+
+
+class Lane(Model[Any]):
+    """One provider's way to put a request: its candidates decide what it can do, its profile what it prefers."""
+
+    def __init__(self, provider: LLMProvider, candidates: Sequence[Candidate]) -> None:
+        caps = [candidate.caps for candidate in candidates]
+        self.provider_id = provider
+        self._prefers_native = _PROFILES[provider].get("default_structured_output_mode") == "native" and all(
+            can.supports_json_schema for can in caps
+        )
+        self._can_force = all(can.supports_forced_tool_choice for can in caps)
+        window = min(can.max_context_tokens for can in caps)
+        own = ModelProfile(supports_forced_tool_choice=self._can_force, context_window=window)
+        super().__init__(profile=merge_profile(_EVERY_LANE, _PROFILES[provider], own))
+
+    @property
+    def model_name(self) -> str:
+        """The provider's name: a lane stands for all its candidates."""
+        return self.provider_id.value
+
+    @property
+    def system(self) -> str:
+        """The provider's name."""
+        return self.provider_id.value
+
+    async def request(self, *_: Any) -> Never:
+        """Refuse: the service sends."""
+        raise NotImplementedError("a lane prepares requests, it does not send them")
+
+    def prepare_request(
+        self, model_settings: ModelSettings | None, model_request_parameters: ModelRequestParameters
+    ) -> tuple[ModelSettings | None, ModelRequestParameters]:
+        """Settle the output mode: a schema for the whole answer and function tools exclude each other.
+
+        Ollama's grammar for the answer would leave no way to call a tool, and Gemini refuses the two together. So
+        with function tools an open mode becomes tool output, and a native one that the agent insists on is put into
+        the instructions.
+        """
+        params = model_request_parameters
+        if params.output_mode == "prompted":
+            raise UserError("PromptedOutput is not supported by this model: use NativeOutput or ToolOutput")
+        has_tools = bool(params.function_tools)
+        params = params.with_default_output_mode(
+            "native" if self._prefers_native and not has_tools else "tool"
+        )
+        if params.output_mode == "native" and has_tools and params.prompted_output_template is None:
+            params = replace(params, prompted_output_template=DEFAULT_PROMPTED_OUTPUT_TEMPLATE)
+        return super().prepare_request(model_settings, params)
+
+    def render(
+        self, messages: list[ModelMessage], settings: ModelSettings, params: ModelRequestParameters
+    ) -> RequestVariant:
+        """Return the request as candidates of this provider get it.
+
+        Raises:
+            UserError: The agent asks for something that no lane can put (a part, an output mode, a native tool).
+        """
+        history = self.prepare_messages(messages, params)
+        _, prepared = self.prepare_request(settings, params)
+        instructions = self._get_instruction_parts(history, prepared) or []
+        tools, choice = self._tools(settings, prepared)
+        strict = {tool.name: tool.strict for tool in params.tool_defs.values()}
+        return RequestVariant(
+            messages=neutral_messages(
+                history, instructions=(part.content for part in instructions), provider=self.provider_id
+            ),
+            tools=tuple(_spec(tool, strict.get(tool.name)) for tool in tools),
+            tool_choice=choice,
+            response_format=None if tools else _format(prepared, params),
+        )
+
+    def _tools(
+        self, settings: ModelSettings, prepared: ModelRequestParameters
+    ) -> tuple[list[ToolDefinition], ToolChoice | None]:
+        """Return the tools to declare and the choice between them; "none" declares none, which needs no support.
+
+        A force that PydanticAI derived (from an output type) becomes "auto" where it cannot be had. One that was
+        asked for stays: the router excludes the candidates that cannot be forced.
+        """
+        resolved = resolve_tool_choice(settings, prepared)
+        mode, names = resolved if isinstance(resolved, tuple) else (resolved, None)
+        declared = prepared.declared_tool_defs.values()
+        tools = [tool for tool in declared if names is None or tool.name in names]
+        if mode == "none" or not tools:
+            return [], None
+        asked_for = settings.get("tool_choice") == "required" or isinstance(settings.get("tool_choice"), list)
+        if mode == "auto" or not (self._can_force or asked_for):
+            return tools, "auto"
+        return tools, ToolChoiceTool(name=tools[0].name) if names and len(tools) == 1 else "required"
+
+
+def meet(lanes: Iterable[Lane]) -> ModelProfile:
+    """Return what holds whichever lane is taken: booleans of all, the smallest window, else what is equal."""
+    profiles: list[Mapping[str, Any]] = [lane.profile for lane in lanes]
+    shared = {name for name in profiles[0] if all(name in profile for profile in profiles)}
+    met: dict[str, Any] = {}
+    for name in shared:
+        values = [profile[name] for profile in profiles]
+        if isinstance(values[0], bool):
+            met[name] = any(values) if name in _HOLDS_IF_ANY else all(values)
+        elif name == "context_window":
+            met[name] = min(values)
+        elif all(value == values[0] for value in values):
+            met[name] = values[0]
+    any_of = {name: True for name in _HOLDS_IF_ANY if any(profile.get(name, False) for profile in profiles)}
+    return merge_profile(DEFAULT_PROFILE, ModelProfile(**{**met, **any_of}))  # type: ignore[typeddict-item]
+
+
+def _spec(tool: ToolDefinition, strict: bool | None) -> ToolSpec:  # noqa: FBT001  # as it is written
+    return ToolSpec(
+        name=tool.name,
+        description=tool.description or "",
+        parameters=tool.parameters_json_schema,
+        strict=strict,
+    )
+
+
+def _format(prepared: ModelRequestParameters, asked: ModelRequestParameters) -> ResponseFormat | None:
+    wanted = prepared.output_object
+    if prepared.output_mode != "native" or wanted is None:
+        return None
+    described = {"description": wanted.description} if wanted.description else {}
+    name = _NOT_IN_A_NAME.sub("_", wanted.name or "answer")[:_NAME_CHARS]
+    strict = asked.output_object.strict if asked.output_object else None
+    return ResponseFormat.of_schema({**described, **wanted.json_schema}, name=name, strict=strict)

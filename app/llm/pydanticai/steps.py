@@ -1,0 +1,121 @@
+"""Whose request this is, and which step of which agent run: what keys, rows and sticky routes hang on."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextvars import ContextVar
+from typing import Any
+
+from pydantic import JsonValue, ValidationError
+from pydantic_ai import RunContext
+from pydantic_ai.capabilities import AbstractCapability
+from pydantic_ai.exceptions import UserError
+from pydantic_ai.messages import ModelMessage, ModelResponse, ToolCallPart
+from pydantic_ai.tools import ToolDefinition
+
+from app.llm.candidates import Candidate
+from app.llm.errors import LLMInvalidRequest, LLMWorkspaceConflict
+from app.llm.types import LLMCallContext
+
+_MUST_AGREE = ("workspace_id", "pipeline_run_id", "stage")
+
+_tool_call_id: ContextVar[str | None] = ContextVar("tool_call_id", default=None)
+"""The tool call that this task works on, where the agent has `NestedRuns`."""
+
+
+class NestedRuns(AbstractCapability[Any]):
+    """Gives each run that a tool starts keys of its own: `Agent(model, capabilities=[NestedRuns()])`.
+
+    Needed where a tool starts another agent under the same idempotency key, possibly several times at once.
+    PydanticAI does not tell a run which tool call started it, so without this the second such run is refused
+    (`LLMKeyConflict`); it never gets the answer of the first.
+    """
+
+    async def wrap_tool_execute(
+        self,
+        ctx: RunContext[Any],  # noqa: ARG002  # the base's signature
+        *,
+        call: ToolCallPart,
+        tool_def: ToolDefinition,  # noqa: ARG002  # the base's signature
+        args: Any,
+        handler: Any,
+    ) -> Any:
+        """Run the tool while its call is known to the runs that it starts."""
+        token = _tool_call_id.set(call.tool_call_id)
+        try:
+            return await handler(args)
+        finally:
+            _tool_call_id.reset(token)
+
+
+def named_by(source: str, facts: Mapping[str, Any] | None, *, prefix: str = "") -> LLMCallContext:
+    """Return the correlation that a source names, each field under `prefix` + its name.
+
+    Raises:
+        LLMInvalidRequest: A value is not printable text.
+    """
+    fields = {name: (facts or {}).get(prefix + name) for name in LLMCallContext.model_fields}
+    try:
+        return LLMCallContext.model_validate(fields)
+    except ValidationError as error:
+        fault = error.errors(include_url=False, include_input=False)[0]
+        raise LLMInvalidRequest(f"{source}: {prefix}{fault['loc'][0]}: {fault['msg']}") from None
+
+
+def agreed(sources: Iterable[tuple[str, LLMCallContext]]) -> LLMCallContext:
+    """Return what the sources say together; for the key, the first source that names one counts.
+
+    Raises:
+        LLMWorkspaceConflict: Two sources name different workspaces, pipeline runs or stages.
+    """
+    said: dict[str, tuple[str, str]] = {}
+    for source, context in sources:
+        for name, value in context:
+            if value is None:
+                continue
+            first_source, first = said.setdefault(name, (source, value))
+            if name in _MUST_AGREE and first != value:
+                raise LLMWorkspaceConflict(
+                    f"{first_source} names {name} {first!r}, {source} names {value!r}: let one of them name it",
+                    **{name: [first, value]},
+                )
+    return LLMCallContext(**{name: value for name, (_, value) in said.items()})
+
+
+def step_key(key: str, run: RunContext[Any] | None, *, name: str | None) -> str:
+    """Return the key of one request of a run: `key/agent/step`, or `key/agent>tool_call/step` in a tool's run.
+
+    Outside an agent run there is one request, so the key itself serves.
+
+    Raises:
+        UserError: Neither the agent nor the model has a name, so keys of two agents could collide.
+    """
+    if run is None:
+        return key
+    agent = (run.agent.name if run.agent else None) or name
+    if not agent:
+        raise UserError(
+            "an idempotency key needs a named agent, so that two agents under one key stay apart: "
+            "write Agent(..., name='extract') or PydanticAiLiteLLMModel(..., name='extract')"
+        )
+    started_by = _tool_call_id.get()
+    path = f"{agent}>{started_by}" if started_by else agent
+    return f"{key}/{path}/{run.run_step}"
+
+
+def agent_facts(run: RunContext[Any] | None) -> dict[str, JsonValue]:
+    """Return what the row of a request keeps of the agent run that made it."""
+    if run is None:
+        return {}
+    name = run.agent.name if run.agent else None
+    return {"agent": name, "agent_run_id": run.run_id, "agent_step": run.run_step}
+
+
+def answered_before(
+    messages: Sequence[ModelMessage], run: RunContext[Any] | None, candidates: Iterable[Candidate]
+) -> str | None:
+    """Return the candidate, as `provider:model`, that gave the latest answer of this run; None before the first."""
+    names = {candidate.name for candidate in candidates}
+    for message in reversed(messages):
+        if isinstance(message, ModelResponse) and run is not None and message.run_id == run.run_id:
+            name = f"{message.provider_name}:{message.model_name}"
+            return name if name in names else None
+    return None

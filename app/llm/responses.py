@@ -1,0 +1,63 @@
+"""Answers with their provenance: the same stored text says whether it was made, replayed or hit this time. Pure."""
+
+from collections.abc import Sequence
+
+from app.llm.candidates import Candidate
+from app.llm.messages import TextPart, ThinkingPart, ToolCallPart
+from app.llm.ports import NewRun, ProviderReply
+from app.llm.pricing import cost_usd
+from app.llm.types import Attempt, LLMResponse, ServedFrom
+
+Parts = tuple[TextPart | ToolCallPart | ThinkingPart, ...]
+
+_PROMPT_CHARS = 12
+
+
+def live(
+    run: NewRun, candidate: Candidate, reply: ProviderReply, *, attempts: Sequence[Attempt], latency_ms: float
+) -> LLMResponse:
+    """Return a provider's reply as this run's answer."""
+    return LLMResponse(
+        parts=with_stable_ids(reply.parts, run.prompt_sha256),
+        finish_reason=reply.finish_reason,
+        usage=reply.usage,
+        original_usage=reply.usage,
+        provider=candidate.provider,
+        model=candidate.model,
+        run_id=run.run_id,
+        served_from=ServedFrom.LIVE,
+        route=tuple(run.route.summary()),
+        attempts=tuple(attempts),
+        latency_ms=latency_ms,
+        cost_usd=cost_usd(candidate.provider),
+    )
+
+
+def hit(
+    run: NewRun, stored: LLMResponse, *, attempts: Sequence[Attempt] = (), latency_ms: float
+) -> LLMResponse:
+    """Return a cached answer as this run's: the row is this run's, the text is the other's."""
+    return stored.model_copy(
+        update={
+            "run_id": run.run_id,
+            "served_from": ServedFrom.CACHE,
+            "route": tuple(run.route.summary()),
+            "attempts": tuple(attempts),
+            "latency_ms": latency_ms,
+        }
+    )
+
+
+def with_stable_ids(parts: Parts, prompt_sha256: str) -> Parts:
+    """Return the parts with tool-call ids that depend on the prompt only.
+
+    Live, replayed and executed again after a crash, a step names its calls alike, so what follows from it has the
+    same fingerprint; two steps of one conversation never share an id.
+    """
+    ordinals = iter(range(len(parts)))
+    return tuple(
+        part.model_copy(update={"id": f"call_{prompt_sha256[:_PROMPT_CHARS]}_{next(ordinals)}"})
+        if isinstance(part, ToolCallPart)
+        else part
+        for part in parts
+    )

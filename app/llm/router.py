@@ -1,0 +1,313 @@
+"""Decides which candidates a request may be sent to, in which order and why: pure, so a decision can be replayed."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Self
+
+from pydantic import JsonValue
+
+from app.llm.candidates import Candidate, Needs, ProviderCaps, RouteDecision, RouteEntry, RouteReason
+from app.llm.errors import LLMNoCandidate
+from app.llm.fingerprint import json_bytes
+from app.llm.messages import ImagePart, Part, ToolCallPart, ToolChoiceTool, ToolResultPart
+from app.llm.providers import PROVIDERS, Catalog
+from app.llm.settings import LLMSettings, RouterPolicy
+from app.llm.types import LLMConstraints, LLMProfile, LLMProvider, LLMRequest
+
+PROVIDER_CAPABILITIES: Mapping[LLMProvider, ProviderCaps] = MappingProxyType(
+    {  # model_construct: the defaults alone, no environment is read
+        provider: facts.caps(LLMSettings.model_construct(), "a-model-in-no-table")
+        for provider, facts in PROVIDERS.items()
+    }
+)
+"""What a model that no table knows is assumed to do; each provider module holds the table of the known ones."""
+
+BYTES_PER_TOKEN = 3
+"""Of UTF-8. Low on purpose: English has about four, and one CJK character (three bytes) is about one token."""
+
+TOKENS_PER_MESSAGE = 4
+"""For the marks around a message.
+
+Source: OpenAI cookbook, "How to count tokens with tiktoken": three for a message, one more for a name."""
+
+TOKENS_PER_IMAGE = 1_548
+"""Six tiles of 768 x 768 pixels and 258 tokens, what Gemini makes of 2,304 x 1,536 pixels.
+
+Source: https://ai.google.dev/gemini-api/docs/tokens."""
+
+DEFAULT_OUTPUT_TOKENS = 1_024
+"""Room that is kept for an answer whose request names no `max_output_tokens`."""
+
+EVERYBODY_WELL: Mapping[str, bool] = MappingProxyType({})
+
+_REASONS = {
+    RouterPolicy.AS_LISTED: RouteReason.LISTED,
+    RouterPolicy.LOCAL_FIRST: RouteReason.LOCAL_FIRST,
+    RouterPolicy.CLOUD_FIRST: RouteReason.CLOUD_FIRST,
+}
+_NOT_CONSIDERED = frozenset({RouteReason.NOT_PINNED, RouteReason.NOT_IN_PROFILE})
+
+_SKILLS = (
+    ("tools", "supports_tools", RouteReason.NO_TOOLS),
+    ("forced_tool_choice", "supports_forced_tool_choice", RouteReason.NO_FORCED_TOOL_CHOICE),
+    ("json_object", "supports_json", RouteReason.NO_JSON),
+    ("json_schema", "supports_json_schema", RouteReason.NO_JSON_SCHEMA),
+    ("vision", "supports_vision", RouteReason.NO_VISION),
+)
+"""What `Needs` asks, the field of `ProviderCaps` that answers it, and the reason when it says no."""
+
+_WORDS: Mapping[RouteReason, str] = {
+    RouteReason.PROVIDER_NOT_ALLOWED: "not among constraints.providers",
+    RouteReason.NO_CREDENTIALS: "no credentials (set LLM_{provider}_API_KEY)",
+    RouteReason.LOCAL_ONLY: "not local, and LLM_LOCAL_ONLY or constraints.local_only keeps prompts local"
+    " (name its host in LLM_LOCAL_HOSTS if it is yours)",
+    RouteReason.NO_TOOLS: "cannot call tools (list a model that can)",
+    RouteReason.NO_FORCED_TOOL_CHOICE: "cannot be forced to call a tool (use tool_choice='auto')",
+    RouteReason.NO_JSON: "cannot be held to JSON",
+    RouteReason.NO_JSON_SCHEMA: "cannot be held to a JSON schema (use json_object, or list a model that can)",
+    RouteReason.NO_VISION: "cannot see images (list a model that can)",
+    RouteReason.CONTEXT_TOO_SMALL: "about {estimate} tokens plus {reserved} for the answer exceed its window"
+    " of {limit} (shorten the prompt, lower max_output_tokens, or widen the window)",
+    RouteReason.FALLBACK_NOT_ALLOWED: "would be a fallback, which constraints.allow_fallback forbids",
+    RouteReason.NO_CLOUD_FALLBACK: "would be a fallback to the cloud, which LLM_FALLBACK_TO_CLOUD forbids",
+    RouteReason.NOT_PINNED: "another model is pinned (set constraints.allow_fallback)",
+    RouteReason.NOT_IN_PROFILE: "not in the profile (add it to LLM_PROFILE_{profile})",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LLMRouter:
+    """Orders the candidates of a profile and excludes the unfit ones, each with its reason."""
+
+    default_profile: LLMProfile = LLMProfile.BALANCED
+    policy: RouterPolicy = RouterPolicy.AS_LISTED
+    local_only: bool = False
+    fallback_to_cloud: bool = True
+
+    @classmethod
+    def from_settings(cls, settings: LLMSettings) -> Self:
+        """Return the router that the settings describe."""
+        return cls(
+            default_profile=settings.default_profile,
+            policy=settings.router_policy,
+            local_only=settings.local_only,
+            fallback_to_cloud=settings.fallback_to_cloud,
+        )
+
+    def route(
+        self,
+        request: LLMRequest,
+        constraints: LLMConstraints | None = None,
+        *,
+        caps: Catalog,
+        health: Mapping[str, bool] = EVERYBODY_WELL,
+    ) -> RouteDecision:
+        """Return the candidates to send to, in order, then the excluded ones. Equal arguments, equal decision.
+
+        Args:
+            request: Its profile, or the default one, is the list. A pinned model replaces the list; it heads the
+                list instead where a fallback is explicitly allowed.
+            constraints: Further limits beside the request's own; the tighter of the two rules.
+            caps: The candidates, and what each can do.
+            health: False for a `provider:model` that is known to be down. It is asked after the healthy ones, never
+                dropped; where `fallback_to_cloud` is off, no cloud candidate gets behind a local one that way.
+
+        Raises:
+            LLMInvalidRequest: The pinned model names an unknown provider.
+        """
+        limits = tightened(request.constraints, constraints)
+        profile = request.profile or self.default_profile
+        needs = _needs_by_provider(request)
+        kept: list[RouteEntry] = []
+        excluded: list[RouteEntry] = []
+        for candidate, reason in self._considered(request, profile, limits, caps):
+            need = needs[candidate.provider]
+            fault = reason if reason in _NOT_CONSIDERED else self._fault(candidate, need, limits, kept)
+            entry = RouteEntry(
+                candidate=candidate,
+                kept=fault is None,
+                reason=fault or reason,
+                needs=need,
+                detail=_window(candidate, need) if fault is RouteReason.CONTEXT_TOO_SMALL else {},
+            )
+            (excluded if fault else kept).append(entry)
+        in_order = self._healthy_first(kept, health) if health else kept
+        return RouteDecision(profile=profile, entries=(*in_order, *excluded))
+
+    def select_provider(
+        self,
+        request: LLMRequest,
+        constraints: LLMConstraints | None = None,
+        *,
+        caps: Catalog,
+        health: Mapping[str, bool] = EVERYBODY_WELL,
+    ) -> LLMProvider:
+        """Return the provider that `route` would send to first.
+
+        Raises:
+            LLMNoCandidate: Every candidate is excluded; the message says why, and what to do.
+            LLMInvalidRequest: As in `route`.
+        """
+        decision = self.route(request, constraints, caps=caps, health=health)
+        if not decision.kept:
+            raise no_candidate(decision)
+        return decision.kept[0].provider
+
+    def _considered(
+        self, request: LLMRequest, profile: LLMProfile, limits: LLMConstraints, caps: Catalog
+    ) -> Iterator[tuple[Candidate, RouteReason]]:
+        """Yield every candidate once: the pinned one, those of the profile in the policy's order, all others."""
+        reason = _REASONS[self.policy]
+        pinned = None if request.model is None else caps.pinned(request.model)
+        if pinned is not None:
+            yield pinned, RouteReason.PINNED
+            reason = reason if limits.allow_fallback else RouteReason.NOT_PINNED
+        for candidates, why in (
+            (self._in_order(caps.listed(profile)), reason),
+            (caps.unlisted(profile), RouteReason.NOT_IN_PROFILE),
+        ):
+            for candidate in candidates:
+                if candidate is not pinned:  # a listed candidate is pinned as the same object
+                    yield candidate, why
+
+    def _in_order(self, listed: tuple[Candidate, ...]) -> tuple[Candidate, ...]:
+        if self.policy is RouterPolicy.AS_LISTED:
+            return listed
+        local_first = self.policy is RouterPolicy.LOCAL_FIRST
+        return tuple(sorted(listed, key=lambda candidate: candidate.local is not local_first))
+
+    def _fault(
+        self, candidate: Candidate, need: Needs, limits: LLMConstraints, kept: list[RouteEntry]
+    ) -> RouteReason | None:
+        """Return the first reason against a candidate that would come after `kept`."""
+        return (
+            self._forbidden(candidate, limits)
+            or _unfit(candidate.caps, need)
+            or self._no_fallback(candidate, limits, kept)
+        )
+
+    def _forbidden(self, candidate: Candidate, limits: LLMConstraints) -> RouteReason | None:
+        if limits.providers is not None and candidate.provider not in limits.providers:
+            return RouteReason.PROVIDER_NOT_ALLOWED
+        if not candidate.usable:
+            return RouteReason.NO_CREDENTIALS
+        if (self.local_only or limits.local_only) and not candidate.local:
+            return RouteReason.LOCAL_ONLY
+        return None
+
+    def _no_fallback(
+        self, candidate: Candidate, limits: LLMConstraints, kept: list[RouteEntry]
+    ) -> RouteReason | None:
+        if kept and limits.allow_fallback is False:
+            return RouteReason.FALLBACK_NOT_ALLOWED
+        to_cloud = not self.fallback_to_cloud and not candidate.local
+        if to_cloud and any(entry.candidate.local for entry in kept):
+            return RouteReason.NO_CLOUD_FALLBACK
+        return None
+
+    def _healthy_first(self, kept: list[RouteEntry], health: Mapping[str, bool]) -> list[RouteEntry]:
+        def rank(entry: RouteEntry) -> tuple[bool, bool]:
+            behind_the_cloud = entry.candidate.local and not self.fallback_to_cloud
+            return behind_the_cloud, "unhealthy" in entry.detail
+
+        marked = (
+            entry
+            if health.get(entry.candidate.name, True)
+            else entry.model_copy(update={"detail": {"unhealthy": True}})
+            for entry in kept
+        )
+        return sorted(marked, key=rank)
+
+
+def no_candidate(decision: RouteDecision) -> LLMNoCandidate:
+    """Return the error for a decision that kept nobody: each candidate, why not, and what to do about it."""
+
+    def said(entry: RouteEntry) -> str:
+        names = {"provider": entry.candidate.provider.upper(), "profile": decision.profile.upper()}
+        return f"{entry.candidate.name}: {_WORDS[entry.reason].format(**names, **entry.detail)}"
+
+    faults = "; ".join(said(entry) for entry in decision.entries)
+    return LLMNoCandidate(
+        f"no candidate of profile {decision.profile} can serve this request: {faults}",
+        route=decision.summary(),
+    )
+
+
+def needs_of(request: LLMRequest) -> Needs:
+    """Return what a request, as sent to one provider, demands; tokens are estimated high rather than low."""
+    form = request.response_format
+    parts = [part for message in request.messages for part in message.content]
+    tools = [[tool.name, tool.description, tool.parameters] for tool in request.tools]
+    schema = form.json_schema if form else None
+    return Needs(
+        tools=bool(tools),
+        forced_tool_choice=request.tool_choice == "required"
+        or isinstance(request.tool_choice, ToolChoiceTool),
+        json_object=form is not None and form.type == "json_object",
+        json_schema=schema is not None,
+        vision=any(isinstance(part, ImagePart) for part in parts),
+        input_tokens_estimate=TOKENS_PER_MESSAGE * len(request.messages)
+        + sum(map(_tokens_of_part, parts))
+        + sum(_tokens(json_bytes(shape)) for shape in (*tools, schema) if shape is not None),
+        output_tokens_reserved=request.max_output_tokens or DEFAULT_OUTPUT_TOKENS,
+    )
+
+
+def tightened(one: LLMConstraints, other: LLMConstraints | None) -> LLMConstraints:
+    """Return the limits that keep both: local only if either says so, a fallback unless either forbids it.
+
+    None says nothing, so the other one's word counts.
+    """
+    if other is None:
+        return one
+    providers = one.providers if other.providers is None else other.providers
+    if one.providers is not None and other.providers is not None:
+        providers = tuple(provider for provider in one.providers if provider in other.providers)
+    return LLMConstraints(
+        local_only=_ruling(one.local_only, other.local_only, tight=True),
+        allow_fallback=_ruling(one.allow_fallback, other.allow_fallback, tight=False),
+        providers=providers,
+    )
+
+
+def _ruling(*said: bool | None, tight: bool) -> bool | None:
+    return tight if tight in said else next((word for word in said if word is not None), None)
+
+
+def _needs_by_provider(request: LLMRequest) -> Mapping[LLMProvider, Needs]:
+    usual = needs_of(request)
+    return {
+        provider: needs_of(request.as_sent_to(provider)) if provider in request.variants else usual
+        for provider in LLMProvider
+    }
+
+
+def _unfit(caps: ProviderCaps, need: Needs) -> RouteReason | None:
+    for asked, able, reason in _SKILLS:
+        if getattr(need, asked) and not getattr(caps, able):
+            return reason
+    if need.input_tokens_estimate + need.output_tokens_reserved > caps.max_context_tokens:
+        return RouteReason.CONTEXT_TOO_SMALL
+    return None
+
+
+def _window(candidate: Candidate, need: Needs) -> dict[str, JsonValue]:
+    return {
+        "estimate": need.input_tokens_estimate,
+        "reserved": need.output_tokens_reserved,
+        "limit": candidate.caps.max_context_tokens,
+    }
+
+
+def _tokens_of_part(part: Part) -> int:
+    if isinstance(part, ImagePart):
+        return TOKENS_PER_IMAGE
+    if isinstance(part, ToolCallPart):
+        return _tokens(part.name.encode()) + _tokens(json_bytes(part.arguments))
+    text = part.content if isinstance(part, ToolResultPart) else part.text
+    return _tokens(text.encode("utf-8", "surrogatepass"))
+
+
+def _tokens(text: bytes) -> int:
+    return -(-len(text) // BYTES_PER_TOKEN)  # rounded up

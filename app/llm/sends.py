@@ -1,0 +1,179 @@
+"""The sends of one run: strictly one after another, each noted before it happens and recorded after it."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal
+
+from app.llm.candidates import Candidate
+from app.llm.errors import LLMCancelled, LLMError, LLMInternal, LLMProviderError, LLMTimeout
+from app.llm.ports import ChatClient, Clock, LLMRunRepo, NewRun, ProviderReply, StoredAnswer
+from app.llm.pricing import cost_usd
+from app.llm.retry import Again, RetryPolicy, Stop, acceptable_next, attempt_timeout_s
+from app.llm.telemetry import Telemetry
+from app.llm.types import Attempt, TokenUsage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deadline:
+    """The end of a call, on the monotonic clock."""
+
+    clock: Clock
+    total_s: float
+    ends_at_s: float
+
+    @classmethod
+    def after(cls, clock: Clock, total_s: float) -> "Deadline":
+        """Return the deadline `total_s` seconds from now."""
+        return cls(clock=clock, total_s=total_s, ends_at_s=clock.monotonic_s() + total_s)
+
+    def left_s(self) -> float:
+        """Return the seconds until the end; negative when it has passed."""
+        return self.ends_at_s - self.clock.monotonic_s()
+
+    def spent_ms(self) -> float:
+        """Return the milliseconds since the start."""
+        return (self.total_s - self.left_s()) * 1000
+
+
+@dataclass(slots=True, kw_only=True)
+class Sends:
+    """Asks candidate after candidate until one answers or the policy says stop."""
+
+    run: NewRun
+    client: ChatClient
+    repo: LLMRunRepo
+    policy: RetryPolicy
+    attempt_cap_s: float
+    deadline: Deadline
+    telemetry: Telemetry
+    jitter: Callable[[], float]
+    cached: Callable[[Candidate], Awaitable[StoredAnswer | None]]
+    """The cached answer of a fallback candidate, looked up before its first send."""
+    attempts: list[Attempt] = field(default_factory=list)
+    queue_wait_ms: float = 0.0
+
+    async def until_answered(self) -> tuple[Candidate, ProviderReply | StoredAnswer]:
+        """Return who answered, and what: a provider's reply, or the cached match of a fallback candidate.
+
+        Raises:
+            LLMProviderError: The last send's error, with `attempts` and the run id.
+            LLMLedgerError: A further send could not be noted, so it did not happen.
+            LLMFenced: Another run took over between two sends.
+        """
+        kept = self.run.route.kept
+        position, tries, tries_here = 0, 0, 0
+        while True:
+            candidate = kept[position]
+            if position and not tries_here and (match := await self.cached(candidate)) is not None:
+                return candidate, match
+            try:
+                return candidate, await self._send(candidate, to_come=len(kept) - position - 1)
+            except LLMProviderError as failed:
+                error = failed
+            tries, tries_here = tries + 1, tries_here + 1
+            following = self._following(error, position)
+            verdict = self.policy.decide(
+                error, sends_total=tries, sends_here=tries_here, left_s=self.deadline.left_s(),
+                has_next=following is not None, jitter=self.jitter(),
+            )  # fmt: skip
+            names = {"provider": candidate.provider.value, "model": candidate.model}
+            if isinstance(verdict, Again):
+                self.telemetry.retried(**names)
+                await self.deadline.clock.sleep_s(verdict.delay_s)
+            elif isinstance(verdict, Stop) or following is None:
+                raise self._final(error, verdict.retry_after_s if isinstance(verdict, Stop) else None)
+            else:
+                self.telemetry.fell_back(**names)
+                position, tries_here = following, 0
+
+    def _following(self, error: LLMError, position: int) -> int | None:
+        kept = self.run.route.kept
+        later = range(position + 1, len(kept))
+        return next((i for i in later if acceptable_next(error, kept[position], kept[i])), None)
+
+    def _final(self, error: LLMError, retry_after_s: float | None) -> LLMError:
+        paid = any(attempt.possibly_paid for attempt in self.attempts)
+        error.possibly_paid = error.possibly_paid or paid
+        return error.with_facts(
+            run_id=self.run.run_id, attempts=tuple(self.attempts), retry_after_s=retry_after_s
+        )
+
+    async def _send(self, candidate: Candidate, *, to_come: int) -> ProviderReply:
+        timeout_s = attempt_timeout_s(
+            attempt_cap_s=self.attempt_cap_s,
+            total_s=self.deadline.total_s,
+            left_s=self.deadline.left_s(),
+            candidates_to_come=to_come,
+        )
+        if timeout_s <= 0:
+            raise LLMTimeout(
+                f"the call's {self.deadline.total_s:g} s were over before {candidate.name} was asked"
+            )
+        if self.attempts:
+            await self.repo.note_send(self.run.run_id, len(self.attempts) + 1)
+        clock = self.deadline.clock
+        asked_at_s, sent_at_s, started_at = clock.monotonic_s(), None, clock.now()
+
+        def on_send() -> None:
+            nonlocal sent_at_s, started_at
+            sent_at_s, started_at = clock.monotonic_s(), clock.now()
+            self.queue_wait_ms += (sent_at_s - asked_at_s) * 1000
+
+        request = self.run.request.as_sent_to(candidate.provider)
+        try:
+            reply = await self.client.send(request, candidate, timeout_s=timeout_s, on_send=on_send)
+        except (LLMProviderError, asyncio.CancelledError) as error:
+            if sent_at_s is not None:
+                self._record(candidate, started_at, error)
+            raise
+        except Exception as defect:  # even then a send that happened is recorded
+            internal = LLMInternal(f"the client failed with {type(defect).__name__}", possibly_paid=True)
+            if sent_at_s is not None:
+                self._record(candidate, started_at, internal)
+            raise internal from defect
+        self._record(candidate, started_at, reply)
+        return reply
+
+    def _record(
+        self,
+        candidate: Candidate,
+        started_at: datetime,
+        outcome: ProviderReply | LLMProviderError | asyncio.CancelledError,
+    ) -> None:
+        finished_at = self.deadline.clock.now()
+        facts = outcome.facts if isinstance(outcome, LLMProviderError) else {}
+        usage = outcome.usage if isinstance(outcome, ProviderReply) else facts.get("usage", TokenUsage())
+        attempt = Attempt(
+            ordinal=len(self.attempts) + 1,
+            provider=candidate.provider,
+            model=candidate.model,
+            candidate_sha256=candidate.identity,
+            status=_status(outcome),
+            started_at=started_at,
+            finished_at=finished_at,
+            latency_ms=(finished_at - started_at).total_seconds() * 1000,
+            error_code=_code(outcome),
+            http_status=outcome.http_status
+            if isinstance(outcome, ProviderReply)
+            else facts.get("http_status"),
+            retry_after_s=facts.get("retry_after_s"),
+            possibly_paid=not isinstance(outcome, ProviderReply) and getattr(outcome, "possibly_paid", True),
+            usage=usage,
+            cost_usd=cost_usd(candidate.provider),
+        )
+        self.attempts.append(attempt)
+        self.telemetry.attempt_ended(attempt, run_id=self.run.run_id, queue_wait_ms=self.queue_wait_ms)
+
+
+def _status(outcome: object) -> Literal["SUCCEEDED", "FAILED", "CANCELLED"]:
+    if isinstance(outcome, ProviderReply):
+        return "SUCCEEDED"
+    return "FAILED" if isinstance(outcome, LLMProviderError) else "CANCELLED"
+
+
+def _code(outcome: object) -> str | None:
+    if isinstance(outcome, ProviderReply):
+        return None
+    return outcome.code if isinstance(outcome, LLMProviderError) else LLMCancelled.code

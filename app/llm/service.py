@@ -1,0 +1,400 @@
+"""The only public entry point: replay -> route -> hit -> claim -> send -> settle, in this order, once."""
+
+import asyncio
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, TypedDict
+
+from app.llm import responses
+from app.llm.cache import CacheRules, slot_for
+from app.llm.candidates import Candidate, RouteDecision
+from app.llm.context import ResolvedContext, resolve_context
+from app.llm.errors import (
+    LLMCancelled,
+    LLMContractError,
+    LLMError,
+    LLMFenced,
+    LLMInternal,
+    LLMInvalidRequest,
+    LLMKeyUnavailable,
+)
+from app.llm.fingerprint import prompt_sha256, request_sha256
+from app.llm.idempotency import FIRST_PAUSE_S, Claimer, ClaimPolicy, answer_of, replayed
+from app.llm.ports import (
+    ChatClient,
+    Clock,
+    Failure,
+    Finished,
+    Hit,
+    IdFactory,
+    LLMRunRepo,
+    NewRun,
+    ProviderReply,
+    Replay,
+    StoredAnswer,
+    Success,
+    Won,
+)
+from app.llm.providers import Catalog
+from app.llm.retry import RetryPolicy
+from app.llm.router import LLMRouter, no_candidate
+from app.llm.sends import Deadline, Sends
+from app.llm.settings import LLMSettings
+from app.llm.telemetry import EVENT_FENCED, EVENT_TAKEOVER, Telemetry
+from app.llm.types import Attempt, LLMCallContext, LLMProfile, LLMRequest, LLMResponse
+
+
+class _Facts(TypedDict):
+    attempts: list[Attempt]
+    latency_ms: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wiring:
+    """What the bootstrap hands to the service: the adapters behind the ports, and the pure policies."""
+
+    settings: LLMSettings
+    client: ChatClient
+    repo: LLMRunRepo
+    catalog: Catalog
+    clock: Clock
+    new_id: IdFactory
+    telemetry: Telemetry
+    join: Callable[[Any], LLMRunRepo] | None = None
+    """Makes the joined binding for a caller's session; None without persistence."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Call:
+    """One call on its way down."""
+
+    request: LLMRequest
+    run_id: str
+    context: ResolvedContext
+    prompt_sha256: str
+    request_sha256: str
+    deadline: Deadline
+
+    @property
+    def key(self) -> str | None:
+        return self.context.idempotency_key
+
+
+class LLMService:
+    """Routes, sends, records and replays. Async only; one instance serves a process."""
+
+    def __init__(self, wiring: Wiring) -> None:
+        settings = wiring.settings
+        self._wiring = wiring
+        self._repo = wiring.repo
+        self._clock = wiring.clock
+        self._telemetry = wiring.telemetry
+        self._router = LLMRouter.from_settings(settings)
+        self._cache = CacheRules.from_settings(settings)
+        self._claims = ClaimPolicy.from_settings(settings)
+        self._retries = RetryPolicy.from_settings(settings)
+        self._settings = settings
+
+    async def chat(self, request: LLMRequest, *, context: LLMCallContext | None = None) -> LLMResponse:
+        """Return an answer: replayed, from the cache, or live from the first candidate that can give one.
+
+        Args:
+            request: What is wanted.
+            context: Whom the call belongs to, where the request's metadata does not say.
+
+        Raises:
+            LLMContractError: The call itself is wrong, or its key cannot be had; nothing was sent.
+            LLMProviderError: No candidate answered; `attempts` and `run_id` tell the story.
+            LLMLedgerError: The database is away; nothing was sent.
+        """
+        self._telemetry.call_started()
+        call, started_s = None, self._clock.monotonic_s()
+        outcome: LLMResponse | BaseException | None = None
+        try:
+            call = self._begin(request, context)
+            outcome = await self._answer(call)
+        except BaseException as error:
+            outcome = error
+            raise
+        else:
+            return outcome
+        finally:
+            latency_ms = (self._clock.monotonic_s() - started_s) * 1000
+            self._telemetry.call_ended(**_closing(call, outcome), latency_ms=latency_ms)
+
+    def joined(self, session: Any) -> "LLMService":
+        """Return a view whose ledger writes go through the caller's `AsyncSession`, and are committed by the caller.
+
+        Weaker: others see STARTED only after the commit; on SQLite the write lock is held while the provider
+        works; two keys in opposite order can deadlock; a rollback after a paid call loses its record.
+
+        Raises:
+            LLMContractError: Runs are not persisted.
+        """
+        if self._wiring.join is None:
+            raise LLMContractError("joined() needs persisted runs (LLM_PERSIST_RUNS=true)")
+        return LLMService(replace(self._wiring, repo=self._wiring.join(session)))
+
+    def explain(self, request: LLMRequest) -> RouteDecision:
+        """Return the route that the request would take; nothing is sent or recorded."""
+        return self._router.route(request, caps=self._wiring.catalog)
+
+    def candidates(
+        self, *, profile: LLMProfile | None = None, model: str | None = None
+    ) -> tuple[Candidate, ...]:
+        """Return the candidates of a profile in its order, or the pinned one."""
+        catalog = self._wiring.catalog
+        if model is not None:
+            return (catalog.pinned(model),)
+        return catalog.listed(profile or self._settings.default_profile)
+
+    async def release(self, run_id: str) -> bool:
+        """Declare the owner of a STARTED run dead and free its key; False when the run is not STARTED."""
+        return await self._repo.release(run_id)
+
+    async def drain(self) -> None:
+        """Wait until nothing is written in the background any more."""
+        await self._repo.drain()
+
+    async def close(self) -> None:
+        """Drain, then close connections; idempotent."""
+        await self._repo.close()
+        await self._wiring.client.close()
+
+    # -- the story
+
+    async def _answer(self, call: _Call) -> LLMResponse:
+        if (replay := await self._replayed(call)) is not None:
+            return replay
+        run = await self._routed(call)
+        if (hit := await self._cached(call, run)) is not None:
+            return hit
+        claimed = await self._claimer(call).claim(run)
+        if not isinstance(claimed, Won):
+            return self._served(call, run, claimed)
+        if claimed.supersedes is not None:
+            self._telemetry.event(
+                EVENT_TAKEOVER, level="warning", llm_run_id=run.run_id, supersedes=claimed.supersedes
+            )
+        return await self._executed(call, run)
+
+    def _begin(self, request: LLMRequest, context: LLMCallContext | None) -> _Call:
+        resolved = resolve_context(request, context, default_workspace=self._settings.default_workspace)
+        if resolved.idempotency_key is not None and not self._settings.persist_runs:
+            raise LLMKeyUnavailable("an idempotency key needs persisted runs (LLM_PERSIST_RUNS=true)")
+        if request.force_new_execution and resolved.idempotency_key is None:
+            raise LLMInvalidRequest(
+                "force_new_execution needs an idempotency_key: without one every call executes"
+            )
+        prompt = prompt_sha256(request)
+        return _Call(
+            request=request,
+            run_id=self._wiring.new_id(),
+            context=resolved,
+            prompt_sha256=prompt,
+            request_sha256=request_sha256(request, prompt=prompt),
+            deadline=Deadline.after(self._clock, request.timeout_s or self._settings.default_timeout_s),
+        )
+
+    async def _replayed(self, call: _Call) -> LLMResponse | None:
+        if call.key is None or call.request.force_new_execution:
+            return None
+        state = await self._repo.get_by_idempotency_key(
+            call.context.workspace_id, call.key, call.request_sha256
+        )
+        response = replayed(state)
+        return None if response is None else self._as_replay(call, response)
+
+    async def _routed(self, call: _Call) -> NewRun:
+        request, context = call.request, call.context
+        route = self._router.route(request, caps=self._wiring.catalog)
+        reads = self._cache.reads(request) and bool(route.kept)
+        flies = reads and not self._repo.inline
+        run = NewRun(
+            run_id=call.run_id,
+            workspace_id=context.workspace_id,
+            pipeline_run_id=context.pipeline_run_id,
+            stage=context.stage,
+            idempotency_key=call.key,
+            request=request,
+            profile=route.profile,
+            route=route,
+            prompt_sha256=call.prompt_sha256,
+            request_sha256=call.request_sha256,
+            lease_s=0.0,
+            flight_slot=slot_for(context.workspace_id, call.prompt_sha256, route.kept[0]) if flies else None,
+            cache_mode=request.cache,
+            cache_candidates=self._cache.servable_now(route) if reads else (),
+            metadata=context.metadata,
+            force=request.force_new_execution,
+        )
+        if not route.kept:
+            error = no_candidate(route).with_facts(run_id=call.run_id)
+            await self._repo.record_failed(replace(run, idempotency_key=None), error)
+            raise error
+        return run
+
+    async def _cached(self, call: _Call, run: NewRun) -> LLMResponse | None:
+        if not run.cache_candidates:
+            return None
+        identities = [candidate.identity for candidate in run.route.kept]
+        found = await self._repo.get_cached(run.workspace_id, run.prompt_sha256, identities)
+        answer = self._cache.choose(run.route, found)
+        if answer is None:
+            return None
+        run = replace(run, flight_slot=None)
+        if run.idempotency_key is None:
+            await self._repo.record_hit(run, answer)
+            return self._served(call, run, Hit(run_id=run.run_id, answer=answer))
+        claimed = await self._claimer(call).claim(run, answer)
+        return None if isinstance(claimed, Won) else self._served(call, run, claimed)
+
+    async def _executed(self, call: _Call, run: NewRun) -> LLMResponse:
+        sends = self._sends(call, run)
+        try:
+            candidate, answer = await sends.until_answered()
+        except asyncio.CancelledError:
+            error = LLMCancelled("the caller went away", possibly_paid=bool(sends.attempts))
+            await self._repo.mark_cancelled(run, _failure(call, sends, error))
+            raise
+        except Exception as failed:
+            error = (
+                failed if isinstance(failed, LLMError) else LLMInternal(f"a defect: {type(failed).__name__}")
+            )
+            finished = await self._repo.mark_failed(run, _failure(call, sends, error))
+            if finished.fenced and (winner := await self._winner(call, finished)) is not None:
+                return winner
+            raise
+        success = self._success(call, run, candidate, answer, sends)
+        finished = await self._repo.mark_succeeded(run, success)
+        if not finished.fenced:
+            return success.response.model_copy(update={"persisted": finished.persisted})
+        if (winner := await self._winner(call, finished)) is not None:
+            return winner
+        raise LLMFenced(
+            f"run {finished.successor_run_id} took this key over and has no answer yet; this run's own is attached",
+            run_id=finished.successor_run_id,
+            answer=success.response,
+        )
+
+    async def _winner(self, call: _Call, finished: Finished) -> LLMResponse | None:
+        """Return the answer of the run that took the key over, waiting for it until the deadline."""
+        self._telemetry.event(
+            EVENT_FENCED, level="warning", llm_run_id=call.run_id, successor=finished.successor_run_id
+        )
+        if finished.winner is not None:
+            return self._as_replay(call, answer_of(finished.winner))
+        successor = finished.successor_run_id
+        while successor is not None and call.key is not None and (left_s := call.deadline.left_s()) > 0:
+            await self._repo.wait_finished(successor, min(left_s, 10 * FIRST_PAUSE_S))
+            state = await self._repo.get_by_idempotency_key(
+                call.context.workspace_id, call.key, call.request_sha256
+            )
+            if state is None:
+                return None
+            if (response := replayed(state)) is not None:
+                return self._as_replay(call, response)
+        return None
+
+    # -- pieces
+
+    def _claimer(self, call: _Call) -> Claimer:
+        return Claimer(
+            repo=self._repo,
+            policy=self._claims,
+            left_s=call.deadline.left_s,
+            reserve_s=min(self._settings.attempt_timeout_s, call.deadline.total_s / 2),
+            jitter=random.random,
+        )
+
+    def _sends(self, call: _Call, run: NewRun) -> Sends:
+        async def cached(candidate: Candidate) -> StoredAnswer | None:
+            if not run.cache_candidates:
+                return None
+            found = await self._repo.get_cached(run.workspace_id, run.prompt_sha256, [candidate.identity])
+            return found.get(candidate.identity)
+
+        return Sends(
+            run=run,
+            client=self._wiring.client,
+            repo=self._repo,
+            policy=self._retries,
+            attempt_cap_s=self._settings.attempt_timeout_s,
+            deadline=call.deadline,
+            telemetry=self._telemetry,
+            jitter=random.random,
+            cached=cached,
+        )
+
+    def _served(self, call: _Call, run: NewRun, claimed: Replay | Hit) -> LLMResponse:
+        stored = answer_of(claimed.answer)
+        if isinstance(claimed, Replay):
+            return self._as_replay(call, stored)
+        return responses.hit(run, stored, latency_ms=call.deadline.spent_ms())
+
+    def _as_replay(self, call: _Call, stored: LLMResponse) -> LLMResponse:
+        self._repo.count_replay(stored.run_id)
+        return stored.model_copy(update={"latency_ms": call.deadline.spent_ms()})
+
+    def _success(
+        self,
+        call: _Call,
+        run: NewRun,
+        candidate: Candidate,
+        answer: ProviderReply | StoredAnswer,
+        sends: Sends,
+    ) -> Success:
+        facts: _Facts = {"attempts": sends.attempts, "latency_ms": call.deadline.spent_ms()}
+        if isinstance(answer, StoredAnswer):
+            response, source = responses.hit(run, answer_of(answer), **facts), answer.run_id
+        else:
+            response, source = responses.live(run, candidate, answer, **facts), None
+        return Success(
+            response=response,
+            candidate_sha256=candidate.identity,
+            attempts=sends.attempts,
+            queue_wait_ms=sends.queue_wait_ms,
+            source_run_id=source,
+        )
+
+
+def _ours(failed: Exception) -> LLMError:
+    return (
+        failed
+        if isinstance(failed, LLMError)
+        else LLMInternal(f"a defect of this package: {type(failed).__name__}")
+    )
+
+
+def _failure(call: _Call, sends: Sends, error: LLMError) -> Failure:
+    return Failure(
+        error=error,
+        attempts=sends.attempts,
+        queue_wait_ms=sends.queue_wait_ms,
+        latency_ms=call.deadline.spent_ms(),
+    )
+
+
+def _closing(call: _Call | None, outcome: LLMResponse | BaseException | None) -> dict[str, Any]:
+    """Return the fields of a call's closing event."""
+    facts: dict[str, Any] = {"status": "SUCCEEDED", "served_from": None}
+    if call is not None:
+        facts |= {
+            "llm_run_id": call.run_id,
+            "workspace_id": call.context.workspace_id,
+            "stage": call.context.stage,
+            "profile": call.request.profile,
+        }
+    if isinstance(outcome, LLMResponse):
+        names = ("provider", "model", "served_from")
+        facts |= {name: str(getattr(outcome, name)) for name in names} | {"llm_run_id": outcome.run_id}
+    elif isinstance(outcome, asyncio.CancelledError):
+        facts |= {"status": "CANCELLED", "error_code": LLMCancelled.code}
+    else:
+        refused = isinstance(outcome, LLMContractError)
+        facts |= {
+            "status": "REFUSED" if refused else "FAILED",
+            "error_code": getattr(outcome, "code", LLMInternal.code),
+        }
+    return facts

@@ -1,0 +1,61 @@
+"""A scripted client behind the service's port, for tests that need no sockets."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from app.llm.candidates import Candidate
+from app.llm.errors import LLMError
+from app.llm.messages import TextPart
+from app.llm.ports import ProviderReply
+from app.llm.types import FinishReason, LLMRequest, TokenUsage
+
+Scripted = ProviderReply | LLMError | Callable[[LLMRequest, Candidate], ProviderReply]
+
+
+def text_reply(text: str, *, input_tokens: int | None = 3, output_tokens: int | None = 5) -> ProviderReply:
+    """Return a complete answer of one text part."""
+    return ProviderReply(
+        parts=(TextPart(text=text),),
+        finish_reason=FinishReason.STOP,
+        usage=TokenUsage(input_tokens=input_tokens, output_tokens=output_tokens),
+    )
+
+
+@dataclass(slots=True)
+class ScriptedClient:
+    """Answers from a script, then with the ordinal of the send; records whom it was sent to."""
+
+    script: list[Scripted] = field(default_factory=list)
+    sent: list[tuple[Candidate, LLMRequest]] = field(default_factory=list)
+    gate: asyncio.Event | None = None
+    """While it is there and not set, sends wait after they were counted."""
+    closed: bool = False
+
+    @property
+    def sends(self) -> int:
+        """Sends so far."""
+        return len(self.sent)
+
+    async def send(
+        self,
+        request: LLMRequest,
+        candidate: Candidate,
+        *,
+        timeout_s: float,  # noqa: ASYNC109  # the port's signature
+        on_send: Callable[[], None],
+    ) -> ProviderReply:
+        """Give the next scripted outcome, within `timeout_s` seconds."""
+        on_send()
+        self.sent.append((candidate, request))
+        if self.gate is not None:
+            async with asyncio.timeout(timeout_s):
+                await self.gate.wait()
+        outcome = self.script.pop(0) if self.script else text_reply(f"answer {self.sends}")
+        if isinstance(outcome, LLMError):
+            raise outcome
+        return outcome(request, candidate) if callable(outcome) else outcome
+
+    async def close(self) -> None:
+        """Note it."""
+        self.closed = True

@@ -1,0 +1,238 @@
+"""Speak Ollama's HTTP API from a script, field by field as the real server does, so that clients meet its quirks."""
+
+import json
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any, ClassVar, Final
+
+from app.llm.testing.content import Answer, Call, Cause, Failure, Json, Provider, Shape, Wire
+from app.llm.testing.derive import Ask, Tool, tokens_in
+from app.llm.testing.gate import Gate
+from app.llm.testing.record import Received
+from app.llm.testing.server import StubServer
+
+_DEFAULT_NUM_CTX: Final = 4_096
+_ALL_CAPABILITIES: Final = ("completion", "tools", "vision", "thinking")
+_NS_PER_TOKEN: Final = 1_000_000
+_TEXTS: Final = {
+    400: "invalid request",
+    401: "unauthorized",
+    404: "model '{model}' not found",
+    429: "too many requests",
+    500: "llama runner process has terminated: exit status 2",
+    503: "server busy, please try again.  maximum pending requests exceeded",
+}
+
+
+class StubOllama(StubServer):
+    """An Ollama with `models` pulled.
+
+    `capabilities` and `context_length` are what /api/show reports; a request that needs tools, images or thinking
+    is refused as Ollama refuses it where the capability is left out.
+
+    Example:
+        >>> from app.llm.testing import Reply, StubOllama
+        >>> with StubOllama(models=("llama3.2",)) as stub:
+        ...     stub.script(Reply.text("hi"), Reply.busy())
+    """
+
+    provider: ClassVar[Provider] = "ollama"
+
+    def __init__(
+        self,
+        models: Iterable[str] = ("llama3.2",),
+        *,
+        capabilities: Iterable[str] = _ALL_CAPABILITIES,
+        context_length: int = 131_072,
+        version: str = "0.12.6",
+    ) -> None:
+        super().__init__()
+        self._models = {_tagged(model): model for model in models}
+        self._capabilities = tuple(capabilities)
+        self._context_length = context_length
+        self._version = version
+        self._show_gates: tuple[Gate, ...] = ()
+
+    def hang_show(self) -> Gate:
+        """Keep every POST /api/show from now on waiting until the gate is released."""
+        gate = Gate(self._release_show)
+        self._show_gates += (gate,)
+        return gate
+
+    def _release_show(self, gate: Gate) -> None:
+        self._show_gates = tuple(each for each in self._show_gates if each is not gate)
+        self._listener.soon(gate.open_in_loop)
+
+    # -- POST /api/chat
+
+    def _is_model_call(self, method: str, path: str) -> bool:
+        return method == "POST" and path == "/api/chat"
+
+    def _refusal(self, received: Received) -> Failure | None:
+        body = received.body
+        if not isinstance(body, dict):
+            return Failure(status=400, message="invalid character in request body")
+        model = str(body.get("model", ""))
+        if _tagged(model) not in self._models:
+            return Failure(status=404)
+        if body.get("tools") and "tools" not in self._capabilities:
+            return Failure(status=400, cause=Cause.NO_TOOLS)
+        if body.get("think") and "thinking" not in self._capabilities:
+            return Failure(status=400, message=f'"{model}" does not support thinking')
+        return None
+
+    def _ask(self, received: Received) -> Ask:
+        body: Json = received.body
+        messages: list[Json] = body.get("messages") or []
+        users = [place for place, message in enumerate(messages) if message.get("role") == "user"]
+        since = messages[users[-1] + 1 :] if users else messages
+        wanted = body.get("format")
+        return Ask(
+            text=str(messages[users[-1]].get("content") or "") if users else "",
+            tools=tuple(_tool(each["function"]) for each in body.get("tools") or ()),
+            called=tuple(call["function"]["name"] for each in since for call in each.get("tool_calls") or ()),
+            results=tuple(str(each.get("content")) for each in since if each.get("role") == "tool"),
+            schema=wanted if isinstance(wanted, dict) else {} if wanted == "json" else None,
+        )
+
+    def _answer(self, answer: Answer, received: Received) -> Wire:
+        body: Json = received.body
+        message: Json = {"role": "assistant", "content": answer.text or ""}
+        if answer.thinking is not None:
+            message["thinking"] = answer.thinking
+        if answer.calls:
+            message["tool_calls"] = [_call(call, place) for place, call in enumerate(answer.calls)]
+        head = {"model": body["model"], "created_at": _now()}
+        end = {"done_reason": "load" if answer.shape is Shape.LOAD else answer.finish, "done": True}
+        figures = _figures(answer, received)
+        if body.get("stream") is False:
+            return Wire(body=_dumped({**head, "message": message, **end, **figures}))
+        chunks: list[Json] = [{**head, "message": message, "done": False}]
+        chunks.append({**head, "message": {"role": "assistant", "content": ""}, **end, **figures})
+        lines = b"".join(_dumped(chunk) + b"\n" for chunk in chunks)
+        return Wire(body=lines, content_type="application/x-ndjson")
+
+    def _failure(self, failure: Failure, received: Received) -> Wire:
+        asked = received.body.get("model", "") if isinstance(received.body, dict) else ""
+        headers = dict(failure.headers)
+        if failure.retry_after_s is not None:
+            headers["Retry-After"] = str(failure.retry_after_s)
+        text = _cause_text(failure) or failure.message or _TEXTS.get(failure.status, "unexpected error")
+        shown = _tagged(asked) if failure.cause is Cause.NO_TOOLS else asked
+        body = {"error": text.replace("{model}", shown)} if failure.body is None else failure.body
+        return Wire(body=_dumped(body), status=failure.status, headers=headers)
+
+    # -- the rest of the API
+
+    async def _aside(self, received: Received) -> Wire:
+        match received.method, received.path:
+            case "GET", "/api/version":
+                return Wire(body=_dumped({"version": self._version}))
+            case "GET", "/api/tags" | "/api/ps":
+                return Wire(body=_dumped({"models": [_listed(name) for name in self._models]}))
+            case "POST", "/api/show":
+                return await self._show(received)
+            case "GET" | "HEAD", "/":
+                return Wire(body=b"Ollama is running", content_type="text/plain; charset=utf-8")
+            case _:
+                return Wire(body=b"404 page not found", status=404, content_type="text/plain")
+
+    async def _show(self, received: Received) -> Wire:
+        for gate in self._show_gates:
+            await gate.passed()
+        body = received.body if isinstance(received.body, dict) else {}
+        asked = body.get("model") or body.get("name") or ""
+        if _tagged(asked) not in self._models:
+            return Wire(body=_dumped({"error": f"model '{asked}' not found"}), status=404)
+        info = {
+            "general.architecture": "llama",
+            "general.parameter_count": 3_212_749_888,
+            "llama.context_length": self._context_length,
+            "llama.embedding_length": 3_072,
+        }
+        shown = {
+            "modelfile": f"FROM {asked}\n",
+            "parameters": 'stop "<|eot_id|>"',
+            "template": "{{ .Prompt }}",
+            "details": _details(),
+            "model_info": info,
+            "capabilities": list(self._capabilities),
+            "modified_at": _now(),
+        }
+        return Wire(body=_dumped(shown))
+
+
+def _figures(answer: Answer, received: Received) -> Json:
+    """Durations in nanoseconds and token counts, as the last object of an answer carries them."""
+    if answer.shape is Shape.LOAD:
+        return {}
+    durations = {"total_duration": 50 * _NS_PER_TOKEN, "load_duration": 10 * _NS_PER_TOKEN}
+    if answer.shape is Shape.NO_USAGE:
+        return durations
+    said = (answer.text or "") + "".join(json.dumps(dict(call.arguments)) for call in answer.calls)
+    read, written = answer.usage or (tokens_in(received.raw.decode()), tokens_in(said))
+    if answer.shape is Shape.FULL_WINDOW:
+        num_ctx = int((received.body.get("options") or {}).get("num_ctx", _DEFAULT_NUM_CTX))
+        written = min(written, num_ctx - 1)
+        read = num_ctx - written
+    return {
+        "total_duration": durations["total_duration"] + (read + written) * _NS_PER_TOKEN,
+        "load_duration": durations["load_duration"],
+        "prompt_eval_count": read,
+        "prompt_eval_duration": read * _NS_PER_TOKEN,
+        "eval_count": written,
+        "eval_duration": written * _NS_PER_TOKEN,
+    }
+
+
+def _cause_text(failure: Failure) -> str | None:
+    match failure.cause:
+        case Cause.CONTEXT_EXCEEDED:
+            return "the input length exceeds the context length"
+        case Cause.NO_TOOLS:
+            return "registry.ollama.ai/library/{model} does not support tools"
+        case _:
+            return None
+
+
+def _tool(function: Json) -> Tool:
+    return Tool(name=function["name"], parameters=function.get("parameters") or {})
+
+
+def _call(call: Call, place: int) -> Json:
+    function = {"index": place, "name": call.name, "arguments": dict(call.arguments)}
+    return {"function": function} if call.id is None else {"id": call.id, "function": function}
+
+
+def _tagged(model: str) -> str:
+    return model if ":" in model.rpartition("/")[2] else f"{model}:latest"
+
+
+def _listed(name: str) -> Json:
+    return {
+        "name": name,
+        "model": name,
+        "modified_at": _now(),
+        "size": 2_019_393_189,
+        "digest": "a80c4f17acd55265feec403c7aef86be0c25983ab279d83f3bcd3abbcb5b8b72",
+        "details": _details(),
+    }
+
+
+def _details() -> Json:
+    return {
+        "parent_model": "",
+        "format": "gguf",
+        "family": "llama",
+        "families": ["llama"],
+        "parameter_size": "3.2B",
+        "quantization_level": "Q4_K_M",
+    }
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat().replace("+00:00", "Z")
+
+
+def _dumped(value: Any) -> bytes:  # JSON
+    return json.dumps(value, ensure_ascii=False).encode()

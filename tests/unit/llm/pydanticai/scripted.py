@@ -1,0 +1,129 @@
+"""A service that answers from a script: what the agents' tests hold against what was asked."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from pydantic import BaseModel
+
+from app.llm.candidates import Candidate, ProviderCaps
+from app.llm.messages import TextPart, ThinkingPart, ToolCallPart
+from app.llm.types import (
+    NO_USAGE,
+    Attempt,
+    FinishReason,
+    LLMCallContext,
+    LLMProfile,
+    LLMProvider,
+    LLMRequest,
+    LLMResponse,
+    ServedFrom,
+    TokenUsage,
+)
+
+OLLAMA, GEMINI = LLMProvider.OLLAMA, LLMProvider.GEMINI
+MODELS = {OLLAMA: "llama3.2", GEMINI: "gemini-2.5-flash"}
+USAGE = TokenUsage(input_tokens=10, output_tokens=5)
+STARTED = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+class City(BaseModel):
+    """A city."""
+
+    name: str
+    country: str
+
+
+PARIS = {"name": "Paris", "country": "France"}
+
+
+def candidate(provider: LLMProvider, **caps: Any) -> Candidate:
+    gemini = provider is GEMINI
+    facts = {
+        "supports_tools": True,
+        "supports_forced_tool_choice": gemini,
+        "supports_json": True,
+        "supports_json_schema": True,
+        "supports_vision": gemini,
+        "max_context_tokens": 1_000_000 if gemini else 8192,
+        "assumed": False,
+    }
+    return Candidate(
+        provider=provider,
+        model=MODELS[provider],
+        caps=ProviderCaps(**{**facts, **caps}),
+        local=not gemini,
+        identity=MODELS[provider],
+    )
+
+
+BOTH = (candidate(OLLAMA), candidate(GEMINI))
+
+
+def call(name: str, arguments: dict[str, Any], *, signature: str | None = None) -> ToolCallPart:
+    return ToolCallPart(id="as the provider made it", name=name, arguments=arguments, signature=signature)
+
+
+def answer(
+    *parts: str | ToolCallPart | ThinkingPart,
+    provider: LLMProvider = OLLAMA,
+    served_from: ServedFrom = ServedFrom.LIVE,
+    usage: TokenUsage = USAGE,
+    cost_usd: float | None = 0.0,
+    run_id: str = "run-1",
+    attempts: tuple[Attempt, ...] = (),
+) -> LLMResponse:
+    typed = tuple(TextPart(text=part) if isinstance(part, str) else part for part in parts)
+    calls = any(isinstance(part, ToolCallPart) for part in typed)
+    return LLMResponse(
+        parts=typed,
+        finish_reason=FinishReason.TOOL_CALLS if calls else FinishReason.STOP,
+        usage=usage if served_from is ServedFrom.LIVE else NO_USAGE,
+        original_usage=usage,
+        provider=provider,
+        model=MODELS[provider],
+        run_id=run_id,
+        served_from=served_from,
+        route=({"provider": provider.value, "kept": True},),
+        attempts=attempts,
+        cost_usd=cost_usd,
+    )
+
+
+def failed_attempt(provider: LLMProvider = OLLAMA, *, usage: TokenUsage | None = None) -> Attempt:
+    return Attempt(
+        ordinal=1,
+        provider=provider,
+        model=MODELS[provider],
+        candidate_sha256="a",
+        status="FAILED",
+        started_at=STARTED,
+        finished_at=STARTED + timedelta(milliseconds=40),
+        latency_ms=40,
+        error_code="unavailable",
+        http_status=503,
+        usage=usage or TokenUsage(),
+    )
+
+
+class ScriptedService:
+    """Answers each request with the next answer of the script; an exception among them is raised."""
+
+    def __init__(self, *script: LLMResponse | Exception, candidates: tuple[Candidate, ...] = BOTH) -> None:
+        self.script = list(script)
+        self.listed = candidates
+        self.requests: list[LLMRequest] = []
+        self.contexts: list[LLMCallContext | None] = []
+
+    async def chat(self, request: LLMRequest, *, context: LLMCallContext | None = None) -> LLMResponse:
+        self.requests.append(request)
+        self.contexts.append(context)
+        step = self.script.pop(0)
+        if isinstance(step, Exception):
+            raise step
+        return step
+
+    def candidates(self, *, profile: LLMProfile | None, model: str | None) -> tuple[Candidate, ...]:
+        assert profile is not None
+        if model is None:
+            return self.listed
+        return tuple(listed for listed in self.listed if listed.name == model)
