@@ -66,6 +66,8 @@ class Claimer:
             LLMLedgerError: Nothing was claimed.
         """
         pause_s = FIRST_PAUSE_S
+        if answer is not None:
+            run = replace(run, flight_slot=None)  # there is nothing to send, so nobody has to wait
         while True:
             run = replace(run, lease_s=max(0.0, self.left_s()) + self.policy.lease_grace_s)
             outcome = await self._claim_once(run, answer)

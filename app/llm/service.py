@@ -168,9 +168,10 @@ class LLMService:
         if (replay := await self._replayed(call)) is not None:
             return replay
         run = await self._routed(call)
-        if (hit := await self._cached(call, run)) is not None:
-            return hit
-        claimed = await self._claimer(call).claim(run)
+        hit = await self._cached(run)
+        if hit is not None and call.key is None:
+            return await self._recorded_hit(call, run, hit)
+        claimed = await self._claimer(call).claim(run, hit)
         if not isinstance(claimed, Won):
             return self._served(call, run, claimed)
         if claimed.supersedes is not None:
@@ -231,38 +232,31 @@ class LLMService:
         )
         if not route.kept:
             error = no_candidate(route).with_facts(run_id=call.run_id)
-            await self._repo.record_failed(replace(run, idempotency_key=None), error)
+            await self._repo.record_failed(run, error)
             raise error
         return run
 
-    async def _cached(self, call: _Call, run: NewRun) -> LLMResponse | None:
+    async def _cached(self, run: NewRun) -> StoredAnswer | None:
         if not run.cache_candidates:
             return None
         identities = [candidate.identity for candidate in run.route.kept]
         found = await self._repo.get_cached(run.workspace_id, run.prompt_sha256, identities)
-        answer = self._cache.choose(run.route, found)
-        if answer is None:
-            return None
-        run = replace(run, flight_slot=None)
-        if run.idempotency_key is None:
-            await self._repo.record_hit(run, answer)
-            return self._served(call, run, Hit(run_id=run.run_id, answer=answer))
-        claimed = await self._claimer(call).claim(run, answer)
-        return None if isinstance(claimed, Won) else self._served(call, run, claimed)
+        return self._cache.choose(run.route, found)
+
+    async def _recorded_hit(self, call: _Call, run: NewRun, answer: StoredAnswer) -> LLMResponse:
+        await self._repo.record_hit(run, answer)
+        return self._served(call, run, Hit(run_id=run.run_id, answer=answer))
 
     async def _executed(self, call: _Call, run: NewRun) -> LLMResponse:
         sends = self._sends(call, run)
         try:
             candidate, answer = await sends.until_answered()
         except asyncio.CancelledError:
-            error = LLMCancelled("the caller went away", possibly_paid=bool(sends.attempts))
-            await self._repo.mark_cancelled(run, _failure(call, sends, error))
+            gone = LLMCancelled("the caller went away", possibly_paid=bool(sends.attempts))
+            await self._repo.mark_cancelled(run, _failure(call, sends, gone))
             raise
         except Exception as failed:
-            error = (
-                failed if isinstance(failed, LLMError) else LLMInternal(f"a defect: {type(failed).__name__}")
-            )
-            finished = await self._repo.mark_failed(run, _failure(call, sends, error))
+            finished = await self._repo.mark_failed(run, _failure(call, sends, _ours(failed)))
             if finished.fenced and (winner := await self._winner(call, finished)) is not None:
                 return winner
             raise

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from app.llm.errors import LLMSettingsError
 from app.llm.types import LLMProfile, LLMProvider
@@ -281,14 +281,43 @@ def is_local_host(host: str, local_hosts: tuple[str, ...]) -> bool:
     return any(same(host, named) for named in local_hosts)
 
 
+class _Isolated(LLMSettings):
+    """Settings of nothing but the given values: neither environment nor `.env` is read."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003  # pydantic-settings' signature
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read the given values only."""
+        return (init_settings,)
+
+
+def isolated_settings(**values: Any) -> LLMSettings:
+    """Return settings of the given values and the defaults, whatever the environment says.
+
+    Raises:
+        LLMSettingsError: As `load_settings`.
+    """
+    return _checked(_Isolated, values)
+
+
 def load_settings(**values: Any) -> LLMSettings:  # whatever a field takes
     """Read the settings once; `values` (by field name) beat the environment, which beats `.env`.
 
     Raises:
         LLMSettingsError: One line for each wrong value: variable, value (masked if secret), what would be right.
     """
+    return _checked(LLMSettings, values)
+
+
+def _checked(kind: type[LLMSettings], values: dict[str, Any]) -> LLMSettings:
     try:
-        return LLMSettings(**values)
+        return kind(**values)
     except ValidationError as error:
         raise LLMSettingsError(
             "; ".join(_explain(fault) for fault in error.errors(include_url=False))

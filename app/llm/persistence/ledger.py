@@ -153,13 +153,15 @@ def claim(run: NewRun, rules: ClaimRules, answer: StoredAnswer | None = None) ->
     )
 
 
-def _insert(run: NewRun, rules: ClaimRules, supersedes: str | None, execution: int) -> Step:
+def _insert(
+    run: NewRun, rules: ClaimRules, supersedes: str | None = None, execution: int = 1, *, claims: bool = True
+) -> Step:
     first = run.route.kept[0] if run.route.kept else None
     return Step(
         sql.INSERT_RUN,
         sql.bound(
             id=run.run_id, workspace_id=run.workspace_id, pipeline_run_id=run.pipeline_run_id, stage=run.stage,
-            idempotency_key=run.idempotency_key, idem_slot=run.idempotency_key, flight_slot=run.flight_slot,
+            idempotency_key=run.idempotency_key, idem_slot=run.idempotency_key if claims else None, flight_slot=run.flight_slot if claims else None,
             prompt_sha256=run.prompt_sha256, request_sha256=run.request_sha256,
             candidate_sha256=first.identity if first else None, fingerprint_version=FINGERPRINT_VERSION,
             profile=run.profile.value, provider=first.provider.value if first else None,
@@ -264,7 +266,7 @@ def _store(settlement: Settlement) -> Steps[None]:
 
 def insert_and_finish(run: NewRun, rules: ClaimRules, settlement: Settlement) -> Steps[None]:
     """Write a run that never claimed anything, as one settled row."""
-    yield _insert(run, rules, None, 1)
+    yield _insert(run, rules, claims=False)
     yield from finish(settlement)
 
 
