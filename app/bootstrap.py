@@ -52,7 +52,10 @@ async def build_llm_service(
     """
     settings = settings or load_settings()
     telemetry = Telemetry(
-        metrics=metrics, redactor=Redactor(secrets=_secrets(settings), more=redact), log=get_logger()
+        metrics=metrics,
+        redactor=Redactor(secrets=_secrets(settings), more=redact),
+        log_content=settings.log_content,
+        log=get_logger(),
     )
     catalog = Catalog.from_settings(settings)
     async with AsyncExitStack() as stack:

@@ -109,8 +109,8 @@ class LLMService:
             LLMLedgerError: The database is away; nothing was sent.
         """
         self._telemetry.call_started()
-        call, started_s = None, self._clock.monotonic_s()
-        outcome: LLMResponse | BaseException | None = None
+        started_s, call = self._clock.monotonic_s(), None
+        outcome: LLMResponse | BaseException = LLMInternal("the call ended without an outcome")
         try:
             call = self._begin(request, context)
             outcome = await self._answer(call)
@@ -120,8 +120,14 @@ class LLMService:
         else:
             return outcome
         finally:
-            latency_ms = (self._clock.monotonic_s() - started_s) * 1000
-            self._telemetry.call_ended(**_closing(call, outcome), latency_ms=latency_ms)
+            self._telemetry.call_ended(
+                outcome,
+                request=request,
+                latency_ms=(self._clock.monotonic_s() - started_s) * 1000,
+                run_id=call.run_id if call else None,
+                workspace_id=call.context.workspace_id if call else None,
+                stage=call.context.stage if call else None,
+            )
 
     def joined(self, session: Any) -> "LLMService":
         """Return a view whose ledger writes go through the caller's `AsyncSession`, and are committed by the caller.
@@ -368,27 +374,3 @@ def _failure(call: _Call, sends: Sends, error: LLMError) -> Failure:
         queue_wait_ms=sends.queue_wait_ms,
         latency_ms=call.deadline.spent_ms(),
     )
-
-
-def _closing(call: _Call | None, outcome: LLMResponse | BaseException | None) -> dict[str, Any]:
-    """Return the fields of a call's closing event."""
-    facts: dict[str, Any] = {"status": "SUCCEEDED", "served_from": None}
-    if call is not None:
-        facts |= {
-            "llm_run_id": call.run_id,
-            "workspace_id": call.context.workspace_id,
-            "stage": call.context.stage,
-            "profile": call.request.profile,
-        }
-    if isinstance(outcome, LLMResponse):
-        names = ("provider", "model", "served_from")
-        facts |= {name: str(getattr(outcome, name)) for name in names} | {"llm_run_id": outcome.run_id}
-    elif isinstance(outcome, asyncio.CancelledError):
-        facts |= {"status": "CANCELLED", "error_code": LLMCancelled.code}
-    else:
-        refused = isinstance(outcome, LLMContractError)
-        facts |= {
-            "status": "REFUSED" if refused else "FAILED",
-            "error_code": getattr(outcome, "code", LLMInternal.code),
-        }
-    return facts

@@ -1,12 +1,14 @@
 """Event names, fields and metric names: the only file that spells them, so that dashboards never chase a rename."""
 
+import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import structlog
 
+from app.llm.errors import LLMCancelled, LLMContractError, LLMError, LLMInternal
 from app.llm.redaction import Redactor
-from app.llm.types import Attempt
+from app.llm.types import Attempt, LLMRequest, LLMResponse
 
 CALLS = "llm_calls_total"
 ATTEMPTS = "llm_attempts_total"
@@ -62,10 +64,12 @@ class Telemetry:
         *,
         metrics: Metrics | None = None,
         redactor: Redactor | None = None,
+        log_content: bool = False,
         log: Any = None,  # structlog has no common type of logger
     ) -> None:
         self.metrics = metrics or NoMetrics()
         self.redact: Callable[[str], str] = redactor or Redactor()
+        self._log_content = log_content
         self._log = log or structlog.get_logger("signalbox")
 
     def event(self, name: str, *, level: str = "info", **fields: object) -> None:
@@ -82,27 +86,33 @@ class Telemetry:
         self.metrics.add(IN_FLIGHT, 1, {})
 
     def call_ended(
-        self, *, status: str, served_from: str | None, latency_ms: float, **fields: object
+        self,
+        outcome: LLMResponse | BaseException,
+        *,
+        request: LLMRequest,
+        latency_ms: float,
+        run_id: str | None,
+        workspace_id: str | None,
+        stage: str | None,
     ) -> None:
-        """A call went out: with an answer, an error, or cancelled."""
+        """A call went out: with an answer, refused, failed, or cancelled."""
         self.metrics.add(IN_FLIGHT, -1, {})
-        labels = {
-            name: str(fields[name])
-            for name in ("provider", "model", "profile")
-            if fields.get(name) is not None
-        }
+        facts = _facts(outcome)
+        status = facts["status"]
+        labels = {name: facts[name] for name in ("provider", "model") if name in facts}
+        labels |= {"profile": request.profile.value} if request.profile else {}
         self.metrics.add(CALLS, 1, {**labels, "status": status})
-        if served_from is not None:
-            self.metrics.add(SERVED, 1, {"from": served_from})
+        if "served_from" in facts:
+            self.metrics.add(SERVED, 1, {"from": facts["served_from"]})
         self.metrics.observe(CALL_LATENCY_MS, latency_ms, labels)
-        level = "warning" if status == "FAILED" else "info"
+        if self._log_content:
+            facts |= {"prompt": request.messages[-1].text}
+            facts |= {"answer": outcome.text} if isinstance(outcome, LLMResponse) else {}
         self.event(
             EVENT_CALL,
-            level=level,
-            status=status,
-            served_from=served_from,
+            level="warning" if status == "FAILED" else "info",
+            **{"llm_run_id": run_id, "workspace_id": workspace_id, "stage": stage, **labels, **facts},
             latency_ms=round(latency_ms, 2),
-            **fields,
         )
 
     def attempt_ended(self, attempt: Attempt, *, run_id: str, queue_wait_ms: float) -> None:
@@ -134,3 +144,18 @@ class Telemetry:
     def fell_back(self, *, provider: str, model: str) -> None:
         """Another candidate is asked; the labels name the one that failed."""
         self.metrics.add(FALLBACKS, 1, {"provider": provider, "model": model})
+
+
+def _facts(outcome: LLMResponse | BaseException) -> dict[str, str]:
+    if isinstance(outcome, LLMResponse):
+        return {
+            "status": "SUCCEEDED",
+            "llm_run_id": outcome.run_id,
+            "provider": outcome.provider.value,
+            "model": outcome.model,
+            "served_from": outcome.served_from.value,
+        }
+    if isinstance(outcome, asyncio.CancelledError):
+        return {"status": "CANCELLED", "error_code": LLMCancelled.code}
+    code = outcome.code if isinstance(outcome, LLMError) else LLMInternal.code
+    return {"status": "REFUSED" if isinstance(outcome, LLMContractError) else "FAILED", "error_code": code}
