@@ -146,7 +146,8 @@ class LiteLLMClient:
         return failed.with_facts(usage=raw.usage) if exchange.status in GOOD else failed
 
     async def _warmed(self) -> "_Engine":
-        return self._engine or await asyncio.to_thread(self._start_engine)
+        engine = self._engine
+        return await asyncio.to_thread(self._start_engine) if engine is None else engine
 
     def _start_engine(self) -> "_Engine":
         with self._engine_lock:
@@ -172,9 +173,7 @@ def load_litellm() -> Any:
         litellm.suppress_debug_info = True
         litellm.telemetry = False
         for name in _LOGGERS:
-            logger = logging.getLogger(name)
-            logger.handlers = [logging.NullHandler()]
-            logger.propagate = False  # it quotes prompts and headers
+            logging.getLogger(name).disabled = True  # they quote prompts, answers and headers
         return litellm
 
 
@@ -190,7 +189,7 @@ class _Engine:
         """Return LiteLLM's reading of the answer; the lane of every provider that LiteLLM knows."""
         self._register(options["model"], candidate)
         # Calls within LiteLLM are not logged; any other leaves a task of its logging behind in the event loop.
-        token = self.internal_call.set(True)  # noqa: FBT003  # a ContextVar has no keywords
+        token = self.internal_call.set(True)
         try:
             with recorded(exchange):
                 return await self.litellm.acompletion(

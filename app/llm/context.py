@@ -18,7 +18,13 @@ RESERVED = ("workspace_id", "pipeline_run_id", "stage")
 
 @contextmanager
 def call_scope(context: LLMCallContext) -> Iterator[None]:
-    """Give every call inside the block this context, for what their other sources leave unsaid."""
+    """Give every call inside the block this context, for what their other sources leave unsaid.
+
+    Raises:
+        LLMInvalidRequest: It holds a key; a key belongs to one call.
+    """
+    if context.idempotency_key is not None:
+        raise LLMInvalidRequest("a call_scope cannot hold an idempotency_key: give each call its own")
     token = _scope.set(context)
     try:
         yield

@@ -99,20 +99,21 @@ class Telemetry:
         self.metrics.add(IN_FLIGHT, -1, {})
         facts = _facts(outcome)
         status = facts["status"]
-        labels = {name: facts[name] for name in ("provider", "model") if name in facts}
-        labels |= {"profile": request.profile.value} if request.profile else {}
+        labels: dict[str, str] = {name: facts[name] for name in ("provider", "model") if name in facts}
+        if request.profile is not None:
+            labels["profile"] = request.profile.value
         self.metrics.add(CALLS, 1, {**labels, "status": status})
         if "served_from" in facts:
             self.metrics.add(SERVED, 1, {"from": facts["served_from"]})
         self.metrics.observe(CALL_LATENCY_MS, latency_ms, labels)
         if self._log_content:
-            facts |= {"prompt": request.messages[-1].text}
-            facts |= {"answer": outcome.text} if isinstance(outcome, LLMResponse) else {}
+            facts["prompt"] = request.messages[-1].text
+            facts["answer"] = outcome.text if isinstance(outcome, LLMResponse) else ""
         self.event(
             EVENT_CALL,
             level="warning" if status == "FAILED" else "info",
-            **{"llm_run_id": run_id, "workspace_id": workspace_id, "stage": stage, **labels, **facts},
             latency_ms=round(latency_ms, 2),
+            **{"llm_run_id": run_id, "workspace_id": workspace_id, "stage": stage, **labels, **facts},
         )
 
     def attempt_ended(self, attempt: Attempt, *, run_id: str, queue_wait_ms: float) -> None:

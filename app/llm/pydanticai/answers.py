@@ -1,4 +1,4 @@
-"""An answer of ours as PydanticAI's, such that nothing is paid, counted or identified twice."""
+"""An answer of ours as PydanticAI's, such that nothing is paid or counted twice."""
 
 from collections.abc import Mapping
 from datetime import timedelta
@@ -8,10 +8,9 @@ from pydantic import JsonValue
 from pydantic_ai import messages as pai
 from pydantic_ai.usage import RequestUsage
 
-from app.llm.fingerprint import prompt_sha256
 from app.llm.messages import TextPart, ThinkingPart, ToolCallPart
 from app.llm.pydanticai.messages import SIGNATURE
-from app.llm.types import Attempt, FinishReason, LLMRequest, LLMResponse, ServedFrom, TokenUsage
+from app.llm.types import Attempt, FinishReason, LLMResponse, ServedFrom, TokenUsage
 
 _FINISH: Mapping[FinishReason, pai.FinishReason] = {
     FinishReason.STOP: "stop",
@@ -21,16 +20,15 @@ _FINISH: Mapping[FinishReason, pai.FinishReason] = {
 }
 
 
-def model_response(response: LLMResponse, request: LLMRequest) -> pai.ModelResponse:
+def model_response(response: LLMResponse) -> pai.ModelResponse:
     """Return the answer with its provenance in `metadata` and the sends that failed in `failed_attempts`.
 
     Usage and cost are those of this call: zero for a replay or a hit, whose `metadata["original_usage"]` says
-    what the answer took when it was made. Tool-call ids depend on what was asked alone, so the same step has the
-    same ids live, replayed and run again; the next step, whose history is longer, has others.
+    what the answer took when it was made.
     """
     live = response.served_from is ServedFrom.LIVE
     return pai.ModelResponse(
-        parts=_parts(response, request),
+        parts=_parts(response),
         usage=_usage(response.usage, response.cost_usd if live else 0.0),
         model_name=response.model,
         provider_name=response.provider.value,
@@ -43,27 +41,24 @@ def model_response(response: LLMResponse, request: LLMRequest) -> pai.ModelRespo
     )
 
 
-def _parts(response: LLMResponse, request: LLMRequest) -> list[pai.ModelResponsePart]:
-    stem = f"call_{prompt_sha256(request)[:12]}" if response.tool_calls else ""
+def _parts(response: LLMResponse) -> list[pai.ModelResponsePart]:
     provider = response.provider.value
     parts: list[pai.ModelResponsePart] = []
-    calls = 0
     for part in response.parts:
         if isinstance(part, TextPart):
             parts.append(pai.TextPart(part.text))
         elif isinstance(part, ThinkingPart):
             parts.append(pai.ThinkingPart(part.text, signature=part.signature, provider_name=provider))
         else:
-            parts.append(_call(part, f"{stem}_{calls}", provider))
-            calls += 1
+            parts.append(_call(part, provider))
     return parts
 
 
-def _call(part: ToolCallPart, call_id: str, provider: str) -> pai.ToolCallPart:
+def _call(part: ToolCallPart, provider: str) -> pai.ToolCallPart:
     return pai.ToolCallPart(
         part.name,
         dict(part.arguments),
-        call_id,
+        part.id,
         provider_name=provider,
         provider_details={SIGNATURE: part.signature} if part.signature else None,
     )
@@ -85,7 +80,7 @@ def _failed(attempt: Attempt, *, counted: bool) -> pai.ModelRequestAttempt:
         model_name=attempt.model,
         provider_name=attempt.provider.value,
         outcome="error",
-        error=f"{attempt.error_code}{status}",
+        error=f"{attempt.error_code or 'error'}{status}",
         timestamp=attempt.started_at,
         duration=timedelta(milliseconds=attempt.latency_ms),
         usage=_usage(attempt.usage, attempt.cost_usd) if counted and known else None,

@@ -44,7 +44,7 @@ _PROFILES: Mapping[LLMProvider, ModelProfile] = {
         default_structured_output_mode="native",
         native_output_requires_schema_in_instructions=True,  # small models follow the grammar better if they know it
         json_schema_transformer=InlineDefsJsonSchemaTransformer,  # its tool templates do not follow $ref
-        may_tokenize_special_tokens_in_content=True,
+        may_tokenize_special_tokens_in_content=True,  # its server tokenizes `<|im_start|>` in a text as a real turn
     ),
     LLMProvider.GEMINI: ModelProfile(
         default_structured_output_mode="tool",
@@ -58,6 +58,7 @@ _NAME_CHARS = 64
 _HOLDS_IF_ANY = frozenset(
     {"native_output_requires_schema_in_instructions", "may_tokenize_special_tokens_in_content"}
 )
+"""Precautions: taken as soon as one lane needs them. The second makes PydanticAI mend the answer, too."""
 
 
 class Lane(Model[Any]):
@@ -144,7 +145,10 @@ class Lane(Model[Any]):
         tools = [tool for tool in declared if names is None or tool.name in names]
         if mode == "none" or not tools:
             return [], None
-        asked_for = settings.get("tool_choice") == "required" or isinstance(settings.get("tool_choice"), list)
+        said = settings.get("tool_choice")
+        asked_for = said == "required" or (
+            isinstance(said, list) and bool(said)
+        )  # [] only switches tools off
         if mode == "auto" or not (self._can_force or asked_for):
             return tools, "auto"
         return tools, ToolChoiceTool(name=tools[0].name) if names and len(tools) == 1 else "required"
@@ -153,18 +157,19 @@ class Lane(Model[Any]):
 def meet(lanes: Iterable[Lane]) -> ModelProfile:
     """Return what holds whichever lane is taken: booleans of all, the smallest window, else what is equal."""
     profiles: list[Mapping[str, Any]] = [lane.profile for lane in lanes]
-    shared = {name for name in profiles[0] if all(name in profile for profile in profiles)}
-    met: dict[str, Any] = {}
-    for name in shared:
-        values = [profile[name] for profile in profiles]
-        if isinstance(values[0], bool):
-            met[name] = any(values) if name in _HOLDS_IF_ANY else all(values)
-        elif name == "context_window":
-            met[name] = min(values)
-        elif all(value == values[0] for value in values):
-            met[name] = values[0]
-    any_of = {name: True for name in _HOLDS_IF_ANY if any(profile.get(name, False) for profile in profiles)}
-    return merge_profile(DEFAULT_PROFILE, ModelProfile(**{**met, **any_of}))  # type: ignore[typeddict-item]
+    met = {name: _met(name, [profile.get(name) for profile in profiles]) for name in set().union(*profiles)}
+    shared = {name: value for name, value in met.items() if value is not None}
+    return merge_profile(DEFAULT_PROFILE, ModelProfile(**shared))  # type: ignore[typeddict-item]  # names of profiles
+
+
+def _met(name: str, values: list[Any]) -> Any:
+    if name in _HOLDS_IF_ANY:
+        return any(values)
+    if name == "context_window":
+        return min(values)
+    if all(isinstance(value, bool) for value in values):
+        return all(values)
+    return values[0] if all(value == values[0] for value in values) else None
 
 
 def _spec(tool: ToolDefinition, strict: bool | None) -> ToolSpec:  # noqa: FBT001  # as it is written

@@ -187,7 +187,7 @@ class PydanticAiLiteLLMModel(Model[Any]):
             )
         except LLMProviderError as error:
             raise model_error(error, asked=self.model_name) from error
-        return model_response(response, request)
+        return model_response(response)
 
     def _correlation(self, settings: ModelSettings, run: RunContext[Any] | None) -> LLMCallContext:
         told = self._context_of(run) if self._context_of and run else LLMCallContext()

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import JsonValue, ValidationError
 from pydantic_ai import RunContext
-from pydantic_ai.capabilities import AbstractCapability
+from pydantic_ai.capabilities import AbstractCapability, ValidatedToolArgs, WrapToolExecuteHandler
 from pydantic_ai.exceptions import UserError
 from pydantic_ai.messages import ModelMessage, ModelResponse, ToolCallPart
 from pydantic_ai.tools import ToolDefinition
@@ -35,8 +35,8 @@ class NestedRuns(AbstractCapability[Any]):
         *,
         call: ToolCallPart,
         tool_def: ToolDefinition,  # noqa: ARG002  # the base's signature
-        args: Any,
-        handler: Any,
+        args: ValidatedToolArgs,
+        handler: WrapToolExecuteHandler,
     ) -> Any:
         """Run the tool while its call is known to the runs that it starts."""
         token = _tool_call_id.set(call.tool_call_id)

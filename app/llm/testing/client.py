@@ -42,7 +42,7 @@ class ScriptedClient:
         request: LLMRequest,
         candidate: Candidate,
         *,
-        timeout_s: float,  # noqa: ASYNC109  # the port's signature
+        timeout_s: float,  # the port's signature
         on_send: Callable[[], None],
     ) -> ProviderReply:
         """Give the next scripted outcome, within `timeout_s` seconds."""

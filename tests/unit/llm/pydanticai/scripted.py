@@ -6,7 +6,9 @@ from typing import Any
 from pydantic import BaseModel
 
 from app.llm.candidates import Candidate, ProviderCaps
+from app.llm.fingerprint import prompt_sha256
 from app.llm.messages import TextPart, ThinkingPart, ToolCallPart
+from app.llm.responses import with_stable_ids
 from app.llm.types import (
     NO_USAGE,
     Attempt,
@@ -120,7 +122,8 @@ class ScriptedService:
         step = self.script.pop(0)
         if isinstance(step, Exception):
             raise step
-        return step
+        parts = with_stable_ids(step.parts, prompt_sha256(request))  # as the service names them
+        return step.model_copy(update={"parts": parts})
 
     def candidates(self, *, profile: LLMProfile | None, model: str | None) -> tuple[Candidate, ...]:
         assert profile is not None

@@ -4,7 +4,16 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from pydantic_ai import Agent, ModelRetry, NativeOutput, PromptedOutput, RunContext, ToolOutput
+from pydantic import BaseModel
+from pydantic_ai import (
+    Agent,
+    BinaryImage,
+    ModelRetry,
+    NativeOutput,
+    PromptedOutput,
+    ToolOutput,
+    WebSearchTool,
+)
 from pydantic_ai.direct import model_request
 from pydantic_ai.exceptions import UsageLimitExceeded, UserError
 from pydantic_ai.messages import ModelRequest, ModelResponse
@@ -16,6 +25,7 @@ from pydantic_ai.usage import UsageLimits
 from app.llm.errors import LLMInvalidRequest, LLMNoCandidate
 from app.llm.messages import ThinkingPart, ToolChoiceTool
 from app.llm.pydanticai import LLMModelSettings, PydanticAiLiteLLMModel, SettingNotHonoured
+from app.llm.pydanticai.lanes import Lane
 from app.llm.types import (
     CacheMode,
     LLMConstraints,
@@ -410,6 +420,17 @@ async def test_a_choice_that_was_asked_for_is_kept_so_that_routing_excludes_who_
         assert ([spec.name for spec in sent.tools], sent.tool_choice) == (tools, expected)
 
 
+async def test_a_choice_that_only_switches_tools_off_does_not_force_ollama() -> None:
+    llm = ScriptedService(answer(call("final_result", PARIS)))
+    agent = Agent(PydanticAiLiteLLMModel(llm), output_type=City, tools=[len])
+    await agent.run("x", model_settings={"tool_choice": "none"})
+    on_ollama, on_gemini = (llm.requests[0].as_sent_to(provider) for provider in (OLLAMA, GEMINI))
+    assert (
+        [spec.name for spec in on_ollama.tools] == [spec.name for spec in on_gemini.tools] == ["final_result"]
+    )
+    assert (on_ollama.tool_choice, on_gemini.tool_choice) == ("auto", ToolChoiceTool(name="final_result"))
+
+
 async def test_each_lane_gets_schemas_that_it_understands() -> None:
     class Trip(City):
         """A trip."""
@@ -427,10 +448,38 @@ async def test_each_lane_gets_schemas_that_it_understands() -> None:
     assert on_ollama.strict is on_gemini.strict is False
 
 
-async def test_prompted_output_and_images_are_refused_by_name() -> None:
+async def test_prompted_output_is_refused_by_name() -> None:
     model = PydanticAiLiteLLMModel(ScriptedService())
     with pytest.raises(UserError, match="PromptedOutput"):
         await Agent(model, output_type=PromptedOutput(City)).run("x")
+
+
+async def test_image_output_and_native_tools_are_refused() -> None:
+    model = PydanticAiLiteLLMModel(ScriptedService())
+    with pytest.raises(UserError, match="Image output"):
+        await Agent(model, output_type=BinaryImage).run("x")
+    with pytest.raises(UserError, match="WebSearchTool"):
+        await model_request(
+            model,
+            [ModelRequest.user_text_prompt("x")],
+            model_request_parameters=ModelRequestParameters(native_tools=[WebSearchTool()]),
+        )
+
+
+async def test_two_types_of_output_reach_both_lanes() -> None:
+    class Country(BaseModel):
+        """A country."""
+
+        name: str
+
+    llm = ScriptedService(
+        answer('{"result": {"kind": "Country", "data": {"name": "France"}}}'),
+        answer(call("final_result_Country", {"name": "France"}), provider=GEMINI),
+    )
+    agent: Agent[None, City | Country] = Agent(PydanticAiLiteLLMModel(llm), output_type=[City, Country])
+    assert (await agent.run("x")).output == (await agent.run("x")).output == Country(name="France")
+    tools = llm.requests[0].as_sent_to(GEMINI).tools
+    assert [spec.name for spec in tools] == ["final_result_City", "final_result_Country"]
 
 
 async def test_the_profile_is_what_all_lanes_share() -> None:
@@ -461,8 +510,6 @@ async def test_requests_are_refused_where_pydantic_ai_forbids_them() -> None:
 
 
 async def test_a_lane_never_sends() -> None:
-    from app.llm.pydanticai.lanes import Lane
-
     lane: Model[Any] = Lane(OLLAMA, BOTH[:1])
     with pytest.raises(NotImplementedError):
         await lane.request([], None, None)  # type: ignore[arg-type]
@@ -471,20 +518,3 @@ async def test_a_lane_never_sends() -> None:
 def test_a_variant_replaces_what_the_model_renders() -> None:
     """The request's own fields are the first provider's rendering, so both must have the same fields."""
     assert set(RequestVariant.model_fields) <= set(LLMRequest.model_fields)
-
-
-async def test_the_run_context_may_be_asked() -> None:
-    seen: list[RunContext[Any]] = []
-    llm = ScriptedService(answer("ok"))
-
-    def context_of(run: RunContext[Any]) -> Any:
-        seen.append(run)
-        from app.llm.types import LLMCallContext
-
-        return LLMCallContext(workspace_id=run.deps)
-
-    agent = Agent(PydanticAiLiteLLMModel(llm, context=context_of), deps_type=str)
-    await agent.run("x", deps="acme")
-    assert llm.contexts[0] is not None
-    assert llm.contexts[0].workspace_id == "acme"
-    assert len(seen) == 1
