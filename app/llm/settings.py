@@ -1,10 +1,11 @@
 """Every setting of the routing layer, with its unit; a wrong value is refused at start, by its variable's name."""
 
+import re
 from enum import StrEnum
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Self
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
@@ -15,6 +16,8 @@ from app.llm.types import LLMProfile, LLMProvider
 PREFIX = "LLM_"
 """A string below a field is its meaning; the settings table of the README is made from it."""
 
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # a token of RFC 9110, section 5.6.2
+_USER_OF_URL = re.compile(r"(://)[^/@]*@")
 FALLBACK_CODES = ("auth", "model_not_found", "content_filtered")
 
 CommaList = Annotated[tuple[str, ...], NoDecode]
@@ -70,6 +73,7 @@ class LLMSettings(BaseSettings):
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
         env_file=".env",
+        env_ignore_empty=True,
         extra="ignore",
         frozen=True,
         populate_by_name=True,
@@ -209,8 +213,15 @@ class LLMSettings(BaseSettings):
     @classmethod
     def _base_is_a_url(cls, value: str) -> str:
         parts = urlsplit(value)
-        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.username:
-            raise ValueError("a URL such as http://localhost:11434, without user, password or query")
+        if parts.username or parts.password:
+            raise ValueError("must not hold a user or password: use LLM_OLLAMA_API_KEY or LLM_OLLAMA_HEADERS")
+        if (
+            parts.scheme not in {"http", "https"}
+            or not parts.hostname
+            or parts.query
+            or not _has_good_port(parts)
+        ):
+            raise ValueError("must be a URL such as http://localhost:11434, without a query")
         return value.rstrip("/")
 
     @field_validator("gemini_api_base")
@@ -263,10 +274,17 @@ def header_pairs(value: SecretStr | None) -> dict[str, str]:
         name, colon, text = item.partition(":")
         if not item.strip():
             continue
-        if not colon or not name.strip().isascii() or not item.strip().isprintable():
+        if not colon or not _HEADER_NAME.fullmatch(name.strip()) or not item.strip().isprintable():
             raise ValueError("headers are written as `Name: value; Other: value`")
         pairs[name.strip()] = text.strip()
     return pairs
+
+
+def _has_good_port(parts: SplitResult) -> bool:
+    try:
+        return parts.port is None or parts.port > 0
+    except ValueError:
+        return False
 
 
 def is_local_host(host: str, local_hosts: tuple[str, ...]) -> bool:
@@ -331,6 +349,8 @@ def _explain(fault: Any) -> str:  # pydantic's ErrorDetails
     name = str(fault["loc"][0])
     field = name.lower().removeprefix(PREFIX.lower())
     annotation = str(LLMSettings.model_fields[field].annotation) if field in LLMSettings.model_fields else ""
-    shown = "********" if "Secret" in annotation else repr(fault.get("input"))
+    shown = (
+        "********" if "Secret" in annotation else _USER_OF_URL.sub(r"\1********@", repr(fault.get("input")))
+    )
     variable = name if name.isupper() else f"{PREFIX}{name.upper()}"
     return f"{variable}={shown}: {message}"
