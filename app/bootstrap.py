@@ -8,9 +8,6 @@ import socket
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
-
-from pydantic import SecretStr
 
 from app.core.clock import SystemClock
 from app.core.ids import new_id
@@ -20,7 +17,7 @@ from app.llm.ports import ChatClient, LLMRunRepo
 from app.llm.providers import Catalog
 from app.llm.redaction import Redactor
 from app.llm.service import LLMService, Wiring
-from app.llm.settings import LLMSettings, OnAbandoned, StorePayloads, header_pairs, load_settings
+from app.llm.settings import LLMSettings, OnAbandoned, StorePayloads, load_settings
 from app.llm.telemetry import EVENT_READY, Metrics, Telemetry
 
 if TYPE_CHECKING:
@@ -53,7 +50,7 @@ async def build_llm_service(
     settings = settings or load_settings()
     telemetry = Telemetry(
         metrics=metrics,
-        redactor=Redactor(secrets=_secrets(settings), more=redact),
+        redactor=Redactor(secrets=settings.secrets(), more=redact),
         log_content=settings.log_content,
         log=get_logger(),
     )
@@ -195,12 +192,3 @@ def _client(settings: LLMSettings, telemetry: Telemetry) -> ChatClient:
     from app.llm.limits import Limits  # noqa: PLC0415
 
     return LiteLLMClient(settings=settings, limits=Limits.from_settings(settings), redact=telemetry.redact)
-
-
-def _secrets(settings: LLMSettings) -> tuple[str, ...]:
-    values = [value for value in vars(settings).values() if isinstance(value, SecretStr)]
-    secrets = {value.get_secret_value() for value in values if value is not settings.database_url}
-    secrets.update(header_pairs(settings.ollama_headers).values())
-    if password := urlsplit(settings.database_url.get_secret_value()).password:
-        secrets |= {password, unquote(password)}
-    return tuple(secrets)

@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from ipaddress import ip_address
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from app.llm.candidates import Candidate
@@ -26,8 +26,11 @@ from app.llm.ports import ProviderReply
 from app.llm.providers import gemini, ollama
 from app.llm.redaction import Redactor
 from app.llm.replies_litellm import RawReply, reply_of
-from app.llm.settings import LLMSettings, header_pairs
+from app.llm.settings import LLMSettings
 from app.llm.types import LLMProvider, LLMRequest
+
+if TYPE_CHECKING:
+    from app.llm.transport_litellm import OneRequestHTTP
 
 MAX_REPLY_BYTES = 16 * 2**20
 
@@ -54,7 +57,7 @@ class LiteLLMClient:
     ) -> None:
         self._settings = settings
         self._limits = limits
-        self._redact = redact or Redactor(secrets=_secrets(settings))
+        self._redact = redact or Redactor(secrets=settings.secrets())
         self._warm = warm or load_litellm
         self._max_reply_bytes = max_reply_bytes
         self._engine: _Engine | None = None
@@ -170,11 +173,21 @@ def load_litellm() -> Any:
         os.environ.pop("TIKTOKEN_CACHE_DIR", None)
         if tokenizers is not None:
             os.environ["TIKTOKEN_CACHE_DIR"] = tokenizers
+        _forget_caching(litellm)
         litellm.suppress_debug_info = True
         litellm.telemetry = False
         for name in _LOGGERS:
             logging.getLogger(name).disabled = True  # they quote prompts, answers and headers
         return litellm
+
+
+def _forget_caching(litellm: Any) -> None:
+    """Undo what the Gemini module does when it is imported: every later call would be logged in a thread."""
+    from litellm.llms.vertex_ai.context_caching import vertex_ai_context_caching  # noqa: F401, PLC0415  # lazy
+
+    if litellm.cache is None:
+        for callbacks in (litellm.input_callback, litellm.success_callback, litellm._async_success_callback):  # noqa: SLF001
+            callbacks[:] = [callback for callback in callbacks if callback != "cache"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +197,7 @@ class _Engine:
     litellm: Any
     internal_call: ContextVar[bool]
     clients: Mapping[LLMProvider, Any]
+    lines: Mapping[LLMProvider, "OneRequestHTTP"]
 
     async def send(self, candidate: Candidate, options: Mapping[str, Any], exchange: Exchange) -> Any:
         """Return LiteLLM's reading of the answer; the lane of every provider that LiteLLM knows."""
@@ -200,8 +214,8 @@ class _Engine:
 
     async def close(self) -> None:
         """Close the connections."""
-        for client in self.clients.values():
-            await client.client.aclose()
+        for line in self.lines.values():
+            await line.close()
 
     def _register(self, name: str, candidate: Candidate) -> None:
         """Make a model known to LiteLLM, which else asks Ollama about it, synchronously, or degrades its requests."""
@@ -227,19 +241,24 @@ def _engine(settings: LLMSettings, litellm: Any) -> _Engine:
     from litellm._internal_context import is_internal_call  # noqa: PLC0415  # as above
     from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler  # noqa: PLC0415  # as above
 
-    from app.llm.transport_litellm import OneRequestTransport  # noqa: PLC0415  # as above
+    from app.llm.transport_litellm import OneRequestHTTP  # noqa: PLC0415  # as above
 
+    lines = {provider: OneRequestHTTP(**_line(settings, module)) for provider, module in _MODULES.items()}
     clients: dict[LLMProvider, Any] = {}
-    for provider, module in _MODULES.items():
-        base = urlsplit(module.api_base(settings))
-        tls = settings.ca_bundle is not None and base.scheme == "https"
-        transport = OneRequestTransport(
-            trust_env=not _is_loopback(base.hostname or ""),
-            ssl_context=ssl.create_default_context(cafile=settings.ca_bundle) if tls else None,
-        )
-        clients[provider] = AsyncHTTPHandler(transport=transport)
-        clients[provider].client = httpx.AsyncClient(transport=transport)  # ours: LiteLLM never closes it
-    return _Engine(litellm, is_internal_call, clients)
+    for provider, line in lines.items():
+        clients[provider] = client = AsyncHTTPHandler(transport=httpx.AsyncBaseTransport())  # refuses all
+        client.client = client.client  # hands it over: else a task of LiteLLM's closes it some day
+        client.post = line.post
+    return _Engine(litellm, is_internal_call, clients, lines)
+
+
+def _line(settings: LLMSettings, module: ModuleType) -> dict[str, Any]:
+    base = urlsplit(module.api_base(settings))
+    tls = settings.ca_bundle is not None and base.scheme == "https"
+    return {
+        "trust_env": not _is_loopback(base.hostname or ""),
+        "ssl_context": ssl.create_default_context(cafile=settings.ca_bundle) if tls else None,
+    }
 
 
 def _is_loopback(host: str) -> bool:
@@ -251,8 +270,3 @@ def _is_loopback(host: str) -> bool:
 
 def _authorized(options: Mapping[str, Any]) -> bool:
     return "api_key" in options or any(name.lower() == "authorization" for name in options.get("headers", ()))
-
-
-def _secrets(settings: LLMSettings) -> list[str]:
-    keys = [key.get_secret_value() for key in (settings.gemini_api_key, settings.ollama_api_key) if key]
-    return [*keys, *header_pairs(settings.ollama_headers).values()]

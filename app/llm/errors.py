@@ -36,18 +36,20 @@ Two attributes decide what the service does next: `retryable` (the same candidat
 one). `possibly_paid` says that the provider may have done, and charged, the work.
 """
 
-from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
 Fact = Any  # a JSON value, or a tuple of attempts
 
 
 class LLMError(Exception):
-    """The root. `code` is stable and stored on the row; `facts` are the keyword facts it was raised with."""
+    """The root. `code` is stable and stored on the row; `facts` are the keyword facts it was raised with.
+
+    The three attributes are those of the class unless one failure is known to differ.
+    """
 
     code: ClassVar[str] = "error"
-    retryable: ClassVar[bool] = False
-    fallback: ClassVar[bool] = False
+    retryable: bool = False
+    fallback: bool = False
     possibly_paid: bool = False
 
     def __init__(self, message: str, **facts: Fact) -> None:
@@ -82,13 +84,11 @@ class LLMError(Exception):
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self), self.message, self.facts, self.possibly_paid)
+        return _rebuild, (type(self), self.message), self.__dict__
 
 
-def _rebuild(cls: type[LLMError], message: str, facts: Mapping[str, Fact], possibly_paid: bool) -> LLMError:  # noqa: FBT001  # pickle passes positions
-    error = cls(message, **facts)
-    error.possibly_paid = possibly_paid
-    return error
+def _rebuild(cls: type[LLMError], message: str) -> LLMError:
+    return cls(message)
 
 
 class LLMContractError(LLMError):

@@ -181,10 +181,10 @@ def map_error(  # noqa: PLR0913  # the facts of one failure
         http_status=status,
         retry_after_s=_retry_after_s(headers, body_text) if status in _MAY_NAME_A_WAIT else None,
         capability=verdict.capability,
-        possibly_paid=verdict.possibly_paid,
+        possibly_paid=verdict.possibly_paid if written or status else False,
     )
     if verdict.retryable is not None:
-        mapped.retryable = verdict.retryable  # type: ignore[misc]  # this one, not its class
+        mapped.retryable = verdict.retryable  # this one, not its class
     return mapped
 
 

@@ -145,7 +145,7 @@ class _Check:
             possibly_paid=True,
         )
         if not again:
-            refusal.retryable = False  # type: ignore[misc]  # this one, not its class
+            refusal.retryable = False  # this one, not its class
         raise refusal
 
 

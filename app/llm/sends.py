@@ -83,22 +83,22 @@ class Sends:
                 self.telemetry.retried(**names)
                 await self.deadline.clock.sleep_s(verdict.delay_s)
             elif isinstance(verdict, Stop) or following is None:
-                raise self._final(error, verdict.retry_after_s if isinstance(verdict, Stop) else None)
+                raise self.final(error, verdict.retry_after_s if isinstance(verdict, Stop) else None)
             else:
                 self.telemetry.fell_back(**names)
                 position, tries_here = following, 0
+
+    def final(self, error: LLMError, retry_after_s: float | None = None) -> LLMError:
+        """Return the error with what all sends of the run say together: whether they may be paid, and how they went."""
+        error.possibly_paid = error.possibly_paid or any(attempt.possibly_paid for attempt in self.attempts)
+        return error.with_facts(
+            run_id=self.run.run_id, attempts=tuple(self.attempts), retry_after_s=retry_after_s
+        )
 
     def _following(self, error: LLMError, position: int) -> int | None:
         kept = self.run.route.kept
         later = range(position + 1, len(kept))
         return next((i for i in later if acceptable_next(error, kept[position], kept[i])), None)
-
-    def _final(self, error: LLMError, retry_after_s: float | None) -> LLMError:
-        paid = any(attempt.possibly_paid for attempt in self.attempts)
-        error.possibly_paid = error.possibly_paid or paid
-        return error.with_facts(
-            run_id=self.run.run_id, attempts=tuple(self.attempts), retry_after_s=retry_after_s
-        )
 
     async def _send(self, candidate: Candidate, *, to_come: int) -> ProviderReply:
         timeout_s = attempt_timeout_s(

@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, TypedDict
 
@@ -250,7 +251,7 @@ class LLMService:
         return self._cache.choose(run.route, found)
 
     async def _recorded_hit(self, call: _Call, run: NewRun, answer: StoredAnswer) -> LLMResponse:
-        await self._repo.record_hit(run, answer)
+        await self._repo.record_hit(replace(run, flight_slot=None), answer)  # it sends nothing: no flight
         return self._served(call, run, Hit(run_id=run.run_id, answer=answer))
 
     async def _executed(self, call: _Call, run: NewRun) -> LLMResponse:
@@ -262,7 +263,7 @@ class LLMService:
             await self._repo.mark_cancelled(run, _failure(call, sends, gone))
             raise
         except Exception as failed:
-            finished = await self._repo.mark_failed(run, _failure(call, sends, _ours(failed)))
+            finished = await self._repo.mark_failed(run, _failure(call, sends, sends.final(_ours(failed))))
             if finished.fenced and (winner := await self._winner(call, finished)) is not None:
                 return winner
             raise
@@ -272,29 +273,29 @@ class LLMService:
             return success.response.model_copy(update={"persisted": finished.persisted})
         if (winner := await self._winner(call, finished)) is not None:
             return winner
+        by = f"run {finished.successor_run_id} took" if finished.successor_run_id else "somebody released"
         raise LLMFenced(
-            f"run {finished.successor_run_id} took this key over and has no answer yet; this run's own is attached",
+            f"{by} this run's key, which has no other answer to give; this run's own is attached",
             run_id=finished.successor_run_id,
             answer=success.response,
         )
 
     async def _winner(self, call: _Call, finished: Finished) -> LLMResponse | None:
         """Return the answer of the run that took the key over, waiting for it until the deadline."""
-        self._telemetry.event(
-            EVENT_FENCED, level="warning", llm_run_id=call.run_id, successor=finished.successor_run_id
-        )
-        if finished.winner is not None:
-            return self._as_replay(call, answer_of(finished.winner))
-        successor = finished.successor_run_id
-        while successor is not None and call.key is not None and (left_s := call.deadline.left_s()) > 0:
-            await self._repo.wait_finished(successor, min(left_s, 10 * FIRST_PAUSE_S))
-            state = await self._repo.get_by_idempotency_key(
-                call.context.workspace_id, call.key, call.request_sha256
-            )
-            if state is None:
-                return None
-            if (response := replayed(state)) is not None:
-                return self._as_replay(call, response)
+        successor, key = finished.successor_run_id, call.key
+        self._telemetry.event(EVENT_FENCED, level="warning", llm_run_id=call.run_id, successor=successor)
+        with suppress(LLMContractError):  # its text was not kept, or the key is another request's by now
+            if finished.winner is not None:
+                return self._as_replay(call, answer_of(finished.winner))
+            while successor and key and not self._repo.inline and (left_s := call.deadline.left_s()) > 0:
+                await self._repo.wait_finished(successor, min(left_s, 10 * FIRST_PAUSE_S))
+                state = await self._repo.get_by_idempotency_key(
+                    call.context.workspace_id, key, call.request_sha256
+                )
+                if state is None:
+                    return None
+                if (response := replayed(state)) is not None:
+                    return self._as_replay(call, response)
         return None
 
     # -- pieces

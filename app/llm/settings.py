@@ -5,7 +5,7 @@ from enum import StrEnum
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Self
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
@@ -261,6 +261,15 @@ class LLMSettings(BaseSettings):
         return tuple(
             dict.fromkeys(item if ":" in item else f"{item}:{defaults[LLMProvider(item)]}" for item in listed)
         )
+
+    def secrets(self) -> tuple[str, ...]:
+        """Return every configured value that must show nowhere, for the redactor."""
+        values = [value for value in vars(self).values() if isinstance(value, SecretStr)]
+        secrets = {value.get_secret_value() for value in values if value is not self.database_url}
+        secrets.update(header_pairs(self.ollama_headers).values())
+        if password := urlsplit(self.database_url.get_secret_value()).password:
+            secrets |= {password, unquote(password)}
+        return tuple(secrets)
 
 
 def header_pairs(value: SecretStr | None) -> dict[str, str]:

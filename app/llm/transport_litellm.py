@@ -1,12 +1,16 @@
 """The HTTP below LiteLLM: one attempt sends at most one request, and all that comes back is seen, bounded and kept.
 
 LiteLLM hides status, headers and bytes of an answer, repeats a request whose connection closed before the headers,
-and has no limit of size. So its HTTP client gets this transport: what happens is noted in the attempt's `Exchange`.
+leaves a task behind for each, and has no limit of size. So `OneRequestHTTP.post` takes the place of its HTTP client's
+`post`; what happens is noted in the attempt's `Exchange`.
 """
 
 import asyncio
+import json
 import ssl
+from collections.abc import Mapping
 from types import SimpleNamespace
+from typing import Any
 
 import aiohttp
 import httpx
@@ -23,30 +27,41 @@ from app.llm.exchange_litellm import (
 CONNECT_TIMEOUT_S = 10.0
 MAX_ERROR_BYTES = 65_536  # of an error's body; the rest of it is not read
 
-_LEFT_TO_AIOHTTP = {"host", "content-length", "accept-encoding", "connection", "transfer-encoding"}
 
-
-class OneRequestTransport(httpx.AsyncBaseTransport):
-    """Sends over aiohttp, with one session per event loop; follows no redirect and repeats nothing.
-
-    A failure is always raised as `httpx.ReadError`, because that is one that LiteLLM does not answer with a second
-    request; the real one is in the exchange.
-    """
+class OneRequestHTTP:
+    """Posts over aiohttp, with one session per event loop; follows no redirect and repeats nothing."""
 
     def __init__(self, *, trust_env: bool, ssl_context: ssl.SSLContext | None = None) -> None:
         self._trust_env = trust_env
         self._ssl = ssl_context or True
         self._sessions: dict[asyncio.AbstractEventLoop, aiohttp.ClientSession] = {}
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send `request` within the current exchange."""
+    async def post(
+        self,
+        url: str,
+        *,
+        headers: Mapping[str, str],
+        data: str | None = None,
+        json: Any = None,  # a name that LiteLLM gives
+        **_unused: Any,  # timeout, stream, logging_obj ...
+    ) -> httpx.Response:
+        """Send one request within the current exchange and return its answer; called by LiteLLM.
+
+        Raises:
+            httpx.HTTPStatusError: The status is not a good one.
+            Unreachable: See there, and the exchange.
+            BrokenOff: As above.
+            UnusableReply: As above.
+            RuntimeError: The exchange has had its request.
+        """
         exchange = current_exchange()
         exchange.requests += 1
         if exchange.requests > 1:
-            raise httpx.ReadError("a second request of the same attempt was refused")
+            raise RuntimeError("a second request of the same attempt was refused")
+        body = data if data is not None else _dumped(json)
         exchange.on_send()
         try:
-            await self._send(request, exchange)
+            await self._send(url, headers, body.encode(), exchange)
             if exchange.status in GOOD:
                 exchange.body = exchange.prepare(exchange.body)
         except UnusableReply as error:
@@ -56,32 +71,27 @@ class OneRequestTransport(httpx.AsyncBaseTransport):
                 BrokenOff(type(error).__name__) if exchange.written else Unreachable(str(error))
             )
         if exchange.failure is not None:
-            raise httpx.ReadError("the exchange says why")
-        kind = {"content-type": exchange.headers.get("content-type", "application/json")}
-        return httpx.Response(exchange.status or 0, headers=kind, content=exchange.body, request=request)
+            raise exchange.failure
+        return httpx.Response(
+            exchange.status or 0, content=exchange.body, request=httpx.Request("POST", url)
+        ).raise_for_status()
 
-    async def aclose(self) -> None:
+    async def close(self) -> None:
         """Close the sessions of every event loop; idempotent."""
         here = asyncio.get_running_loop()
         sessions, self._sessions = self._sessions, {}
         for loop, session in sessions.items():
-            if loop is here or not loop.is_running():
+            if loop is here or loop.is_closed():
                 await session.close()
-            else:
+            elif loop.is_running():  # one that stands still can close nothing
                 await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(session.close(), loop))
 
-    async def _send(self, request: httpx.Request, exchange: Exchange) -> None:
-        headers = {name: value for name, value in request.headers.items() if name not in _LEFT_TO_AIOHTTP}
-        headers.setdefault("content-type", "application/json")  # LiteLLM names none to Ollama
+    async def _send(self, url: str, headers: Mapping[str, str], body: bytes, exchange: Exchange) -> None:
+        sent = {name.lower(): value for name, value in headers.items()} | {"content-type": "application/json"}
         if not exchange.authorized:
-            headers.pop("authorization", None)
-        async with self._session().request(
-            request.method,
-            str(request.url),
-            headers=headers,
-            data=request.content,
-            allow_redirects=False,
-            trace_request_ctx=exchange,
+            sent.pop("authorization", None)
+        async with self._session().post(
+            url, headers=sent, data=body, allow_redirects=False, trace_request_ctx=exchange
         ) as response:
             exchange.status = response.status
             exchange.headers = {name.lower(): value for name, value in response.headers.items()}
@@ -95,11 +105,16 @@ class OneRequestTransport(httpx.AsyncBaseTransport):
             self._sessions[loop] = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(ssl=self._ssl, limit=0),  # the limits are kept above
                 cookie_jar=aiohttp.DummyCookieJar(),
+                headers={"User-Agent": "signalbox"},
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S),
                 trace_configs=[trace],
                 trust_env=self._trust_env,
             )
         return self._sessions[loop]
+
+
+def _dumped(payload: Any) -> str:
+    return json.dumps(payload, ensure_ascii=False, allow_nan=False)
 
 
 async def _note_written(

@@ -32,8 +32,13 @@ def to_json(value: object) -> str:
 
 
 def encode_request(request: LLMRequest) -> bytes:
-    """Return what the caller wrote, without what it left unsaid."""
-    return to_json({"v": VERSION, "request": request.model_dump(mode="json", exclude_defaults=True)}).encode()
+    """Return what the caller wrote, without what it left unsaid; it reads back as an equal request."""
+    unsaid = {
+        name
+        for name, field in LLMRequest.model_fields.items()
+        if getattr(request, name) == field.get_default(call_default_factory=True)
+    }
+    return to_json({"v": VERSION, "request": request.model_dump(mode="json", exclude=unsaid)}).encode()
 
 
 def encode_response(response: LLMResponse) -> bytes:
@@ -60,24 +65,25 @@ def decode_response(
     """
     try:
         body = json.loads(data)
-    except ValueError:
-        body = {}
-    if not isinstance(body, dict) or body.get("v") != VERSION:
-        raise LLMLedgerUnavailable(
+        if body["v"] != VERSION:
+            raise ValueError(body["v"])  # noqa: TRY301  # one way out for all that cannot be read
+        return LLMResponse(
+            parts=_PARTS.validate_python(body["parts"]),
+            finish_reason=FinishReason(body["finish_reason"]),
+            usage=NO_USAGE,
+            original_usage=TokenUsage.model_validate(body["usage"]),
+            provider=body["provider"],
+            model=body["model"],
+            run_id=run_id,
+            served_from=served_from,
+            route=tuple(route),
+            cost_usd=0.0,
+        )
+    except (ValueError, KeyError, TypeError):  # their texts quote the answer
+        fault = LLMLedgerUnavailable(
             f"the stored answer of run {run_id} cannot be read by this version", run_id=run_id
         )
-    return LLMResponse(
-        parts=_PARTS.validate_python(body["parts"]),
-        finish_reason=FinishReason(body["finish_reason"]),
-        usage=NO_USAGE,
-        original_usage=TokenUsage.model_validate(body["usage"]),
-        provider=body["provider"],
-        model=body["model"],
-        run_id=run_id,
-        served_from=served_from,
-        route=tuple(route),
-        cost_usd=0.0,
-    )
+    raise fault
 
 
 def stored_answer(row: Mapping[str, Any], served_from: ServedFrom) -> StoredAnswer:

@@ -4,10 +4,11 @@ Nothing here does I/O, reads a clock or knows a driver. Each function is one tra
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from app.llm.errors import LLMFenced, LLMLedgerBusy
+from app.llm.errors import LLMFenced, LLMLedgerBusy, LLMLedgerUnavailable
 from app.llm.fingerprint import FINGERPRINT_VERSION
 from app.llm.persistence import statements as sql
 from app.llm.persistence.codec import stored_answer, to_json
@@ -117,8 +118,12 @@ def find_cached(workspace_id: str, prompt_sha256: str, candidates: Sequence[str]
 
 
 def cached_answers(result: Result) -> dict[str, StoredAnswer]:
-    """Return found answers by candidate identity."""
-    return {str(row["candidate_sha256"]): stored_answer(row, ServedFrom.CACHE) for row in result.rows}
+    """Return found answers by candidate identity; one that this version cannot read is no hit."""
+    found = {}
+    for row in result.rows:
+        with suppress(LLMLedgerUnavailable):
+            found[str(row["candidate_sha256"])] = stored_answer(row, ServedFrom.CACHE)
+    return found
 
 
 def claim(run: NewRun, rules: ClaimRules, answer: StoredAnswer | None = None) -> Steps[ClaimOutcome]:

@@ -13,6 +13,7 @@ from app.llm.types import Attempt
 
 MAX_ERROR_CHARS = 500
 MAX_INT = 2**63 - 1
+MAX_SMALL_INT = 2**31 - 1
 
 Values = dict[str, Any]
 
@@ -141,12 +142,13 @@ def _attempt(run_id: str, attempt: Attempt) -> Values:
     return {
         "run_id": run_id, "ordinal": attempt.ordinal, "provider": attempt.provider.value, "model": attempt.model,
         "candidate_sha256": attempt.candidate_sha256, "status": attempt.status, "error_code": attempt.error_code,
-        "http_status": attempt.http_status, "retry_after_s": attempt.retry_after_s,
+        "http_status": _count(attempt.http_status, MAX_SMALL_INT), "retry_after_s": attempt.retry_after_s,
         "started_at": attempt.started_at, "finished_at": attempt.finished_at,
         "input_tokens": _count(attempt.usage.input_tokens), "output_tokens": _count(attempt.usage.output_tokens),
         "cost_usd": attempt.cost_usd, "possibly_paid": attempt.possibly_paid,
     }  # fmt: skip
 
 
-def _count(tokens: int | None) -> int | None:
-    return None if tokens is None or not 0 <= tokens <= MAX_INT else tokens
+def _count(number: int | None, largest: int = MAX_INT) -> int | None:
+    """Return a provider's figure, or None where no column could hold it."""
+    return None if number is None or not 0 <= number <= largest else number

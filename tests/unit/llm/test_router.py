@@ -256,6 +256,7 @@ def test_needs_are_those_of_the_variant_of_each_provider():
     route = House().without("tools", "vision").route(request)
     assert kept(route) == [LLAMA, FLASH]
     assert [entry.needs.tools for entry in route.entries] == [False, True]
+    assert route.needs is route.entries[0].needs
 
 
 # -- fallback

@@ -1,0 +1,140 @@
+"""The read side of the ledger: straight SQL for people who look at runs, apart from the protocol that writes them."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from app.db.base import db_now, seconds_until
+from app.llm.errors import LLMLedgerSchema
+from app.llm.persistence.codec import RAW
+from app.llm.persistence.executor import Executor, Step
+from app.llm.persistence.statements import attempts, payloads, runs
+
+Row = Mapping[str, Any]
+
+ID_CHARS = 36
+MAX_HITS = 20
+"""Hits of one answer that are named."""
+
+_LISTED = (
+    *("id", "created_at", "workspace_id", "stage", "pipeline_run_id", "idempotency_key", "status", "profile"),
+    *("provider", "model", "finish_reason", "source_run_id", "replayed_count", "execution", "input_tokens"),
+    *("output_tokens", "cost_usd", "latency_ms", "error_code", "possibly_paid"),
+)
+_EXECUTION = ("id", "created_at", "status", "execution", "supersedes", "error_code", "possibly_paid")
+_JSON = ("route", "needs", "metadata")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFilter:
+    """Which runs are wanted; None excludes nothing. Fields but the last are columns that must be equal."""
+
+    workspace_id: str | None = None
+    status: str | None = None
+    stage: str | None = None
+    idempotency_key: str | None = None
+    pipeline_run_id: str | None = None
+    newer_than_s: float | None = None
+    """Age at most, in seconds by the database's clock."""
+
+    def conditions(self) -> Iterator[sa.ColumnElement[bool]]:
+        """Yield what a row must satisfy."""
+        for name, value in asdict(self).items():
+            if value is None:
+                continue
+            if name == "newer_than_s":
+                yield runs.c.created_at > db_now(sa.literal(-value, sa.Float))
+            else:
+                yield runs.c[name] == value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunDetails:
+    """Everything that the ledger knows about one run."""
+
+    run: Row
+    """Its columns, JSON decoded, and `lease_left_s`: seconds, negative when the lease is over."""
+    attempts: Sequence[Row]
+    executions: Sequence[Row]
+    """All runs of its key, oldest first; none without a key."""
+    hits: Sequence[str]
+    """Ids of later runs that were answered with its answer, newest first, 20 at most."""
+    request: Any
+    """The stored request as JSON values; None if only its hash was kept."""
+    response: Any
+    """The stored answer, likewise."""
+
+
+async def list_runs(reader: Executor, wanted: RunFilter, *, limit: int) -> Sequence[Row]:
+    """Return the newest runs that fit, newest first; their ids sort by time."""
+    statement = (
+        sa.select(*(runs.c[name] for name in _LISTED))
+        .where(*wanted.conditions())
+        .order_by(runs.c.id.desc())
+        .limit(limit)
+    )
+    return (await reader.read(Step(statement, {}))).rows
+
+
+async def matching_ids(reader: Executor, start: str, *, limit: int) -> Sequence[str]:
+    """Return ids that begin with `start`, newest first."""
+    fits = runs.c.id == start if len(start) == ID_CHARS else runs.c.id.startswith(start, autoescape=True)
+    statement = sa.select(runs.c.id).where(fits).order_by(runs.c.id.desc()).limit(limit)
+    return [str(row["id"]) for row in (await reader.read(Step(statement, {}))).rows]
+
+
+async def run_details(reader: Executor, run_id: str) -> RunDetails | None:
+    """Return one run with what belongs to it; None if there is no such run."""
+    lease_left_s = seconds_until(runs.c.lease_until).label("lease_left_s")
+    run = (await reader.read(Step(sa.select(runs, lease_left_s).where(runs.c.id == run_id), {}))).first
+    if run is None:
+        return None
+    sends = sa.select(attempts).where(attempts.c.run_id == run_id).order_by(attempts.c.ordinal)
+    hits = (
+        sa.select(runs.c.id).where(runs.c.source_run_id == run_id).order_by(runs.c.id.desc()).limit(MAX_HITS)
+    )
+    stored = await _documents(reader, run)
+    return RunDetails(
+        run={**run, **{name: json.loads(run[name]) for name in _JSON}},
+        attempts=(await reader.read(Step(sends, {}))).rows,
+        executions=await _executions(reader, run),
+        hits=[str(row["id"]) for row in (await reader.read(Step(hits, {}))).rows],
+        request=stored.get(run["request_payload"]),
+        response=stored.get(run["response_payload"]),
+    )
+
+
+async def revision(reader: Executor) -> str | None:
+    """Return the revision of the tables; None while there are none."""
+    versions = sa.table("alembic_version", sa.column("version_num", sa.String))
+    try:
+        row = (await reader.read(Step(sa.select(versions.c.version_num), {}))).first
+    except LLMLedgerSchema:
+        return None
+    return str(row["version_num"]) if row else None
+
+
+async def _executions(reader: Executor, run: Row) -> Sequence[Row]:
+    if run["idempotency_key"] is None:
+        return ()
+    statement = (
+        sa.select(*(runs.c[name] for name in _EXECUTION))
+        .where(runs.c.workspace_id == run["workspace_id"], runs.c.idempotency_key == run["idempotency_key"])
+        .order_by(runs.c.id)
+    )
+    return (await reader.read(Step(statement, {}))).rows
+
+
+async def _documents(reader: Executor, run: Row) -> dict[str, Any]:
+    """Return the stored texts of a run by address; a codec that this version does not know is left out."""
+    addresses = [run[name] for name in ("request_payload", "response_payload") if run[name] is not None]
+    statement = sa.select(payloads.c.sha256, payloads.c.bytes).where(
+        payloads.c.workspace_id == run["workspace_id"],
+        payloads.c.sha256.in_(addresses),
+        payloads.c.codec == RAW,
+    )
+    rows = (await reader.read(Step(statement, {}))).rows if addresses else ()
+    return {row["sha256"]: json.loads(row["bytes"]) for row in rows}

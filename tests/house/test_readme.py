@@ -1,0 +1,86 @@
+"""The README keeps its word: its program runs from a built wheel, in an empty folder, against a stub provider."""
+
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from app.llm.testing import Reply, StubOllama
+
+ROOT = Path(__file__).parents[2]
+
+
+def block(name: str) -> str:
+    """Return the first Python block below a heading of the README."""
+    text = (ROOT / "README.md").read_text()
+    section = text.split(f"## {name}", 1)[1]
+    found = re.search(r"```python\n(.*?)```", section, re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
+@pytest.fixture(scope="module")
+def wheel_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("wheel")
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(out)],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    )
+    (wheel,) = out.glob("*.whl")
+    unpacked = out / "unpacked"
+    zipfile.ZipFile(wheel).extractall(unpacked)
+    return unpacked
+
+
+def run(program: str, wheel_dir: Path, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("LLM_", "GEMINI_"))}
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=cwd,
+        env={**clean, "PYTHONPATH": str(wheel_dir), **variables},
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_the_twelve_lines_run_from_a_wheel_in_an_empty_folder_and_replay_the_second_time(
+    wheel_dir: Path, tmp_path: Path
+) -> None:
+    program = block("The twelve lines")
+    with StubOllama() as stub:
+        stub.script(Reply.text("It is late."))
+        first = run(program, wheel_dir, tmp_path, LLM_OLLAMA_API_BASE=stub.base_url)
+        second = run(program, wheel_dir, tmp_path, LLM_OLLAMA_API_BASE=stub.base_url)
+        sends = stub.sends
+    assert first.returncode == 0, first.stderr
+    assert first.stdout.startswith("It is late. live ")
+    assert second.stdout == first.stdout.replace(" live ", " replay ")
+    assert sends == 1
+    assert (tmp_path / "signalbox.db").stat().st_mode & 0o777 == 0o600
+
+
+def test_the_wheel_carries_the_migrations_and_its_own_code(wheel_dir: Path, tmp_path: Path) -> None:
+    shown = run("import app; print(app.__file__)", wheel_dir, tmp_path)
+    assert shown.stdout.startswith(str(wheel_dir))
+    assert (wheel_dir / "app" / "_alembic" / "versions" / "0001_ledger.py").is_file()
+    assert (wheel_dir / "app" / "py.typed").is_file()
+
+
+def test_a_replay_in_a_fresh_process_loads_no_litellm(wheel_dir: Path, tmp_path: Path) -> None:
+    program = block("The twelve lines")
+    with StubOllama() as stub:
+        run(program, wheel_dir, tmp_path, LLM_OLLAMA_API_BASE=stub.base_url)
+        program += (
+            "\nimport sys\nprint(sorted(name for name in ('litellm', 'pydantic_ai') if name in sys.modules))"
+        )
+        replay = run(program, wheel_dir, tmp_path, LLM_OLLAMA_API_BASE=stub.base_url)
+    assert " replay " in replay.stdout
+    assert replay.stdout.endswith("[]\n")

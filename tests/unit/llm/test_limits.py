@@ -1,0 +1,142 @@
+"""Slots: bounded per provider and in all, first come first served, never lost."""
+
+import asyncio
+
+import pytest
+
+from app.llm.limits import Limits
+from app.llm.settings import load_settings
+from app.llm.types import LLMProvider
+
+OLLAMA, GEMINI = LLMProvider.OLLAMA, LLMProvider.GEMINI
+
+
+class Holder:
+    """A task that holds a slot until it is told to let go."""
+
+    def __init__(self, limits: Limits, provider: LLMProvider = OLLAMA) -> None:
+        self.waited_ms: float | None = None
+        self._let_go = asyncio.Event()
+        self.task = asyncio.create_task(self._hold(limits, provider))
+
+    async def _hold(self, limits: Limits, provider: LLMProvider) -> None:
+        async with limits.slot(provider) as self.waited_ms:
+            await self._let_go.wait()
+
+    @property
+    def has_slot(self) -> bool:
+        return self.waited_ms is not None
+
+    async def leave(self) -> None:
+        self._let_go.set()
+        await self.task
+
+
+async def all_leave(*holders: Holder) -> None:
+    await asyncio.gather(*(holder.leave() for holder in holders))
+
+
+async def settled() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+def slots(*, total: int = 10, ollama: int = 1, gemini: int = 10) -> Limits:
+    return Limits(total=total, per_provider={OLLAMA: ollama, GEMINI: gemini})
+
+
+async def test_a_second_call_waits_until_the_first_leaves():
+    limits = slots(ollama=1)
+    first, second = Holder(limits), Holder(limits)
+    await settled()
+    assert (first.has_slot, second.has_slot) == (True, False)
+    await first.leave()
+    await settled()
+    assert second.has_slot
+    await second.leave()
+
+
+async def test_slots_are_given_in_the_order_of_asking():
+    limits = slots(ollama=1)
+    holders = [Holder(limits) for _ in range(4)]
+    for place, holder in enumerate(holders):
+        await settled()
+        assert [each.has_slot for each in holders] == [other <= place for other in range(4)]
+        await holder.leave()
+
+
+async def test_who_waits_for_a_busy_provider_takes_no_slot_from_the_others():
+    limits = slots(total=2, ollama=1)
+    busy, waiting = Holder(limits), Holder(limits)
+    await settled()
+    other = Holder(limits, GEMINI)
+    await settled()
+    assert (waiting.has_slot, other.has_slot) == (False, True)
+    await all_leave(busy, waiting, other)
+
+
+async def test_the_total_bounds_all_providers_together():
+    limits = slots(total=1)
+    first, second = Holder(limits, OLLAMA), Holder(limits, GEMINI)
+    await settled()
+    assert (first.has_slot, second.has_slot) == (True, False)
+    await all_leave(first, second)
+
+
+@pytest.mark.parametrize("which", ["holding", "waiting for the provider", "waiting for the total"])
+async def test_a_cancelled_call_loses_no_slot(which: str):
+    limits = slots(total=1, ollama=2) if which == "waiting for the total" else slots(ollama=1)
+    holding, waiting = Holder(limits), Holder(limits)
+    await settled()
+    victim, other = (holding, waiting) if which == "holding" else (waiting, holding)
+    victim.task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await victim.task
+    await other.leave()
+    after = Holder(limits)
+    await settled()
+    assert after.has_slot
+    await after.leave()
+    assert limits.in_flight() == 0
+
+
+async def test_what_is_held_is_counted_and_what_waits_is_not():
+    limits = slots(ollama=1)
+    holders = [Holder(limits), Holder(limits), Holder(limits, GEMINI)]
+    await settled()
+    assert (limits.in_flight(OLLAMA), limits.in_flight(GEMINI), limits.in_flight()) == (1, 1, 2)
+    await all_leave(*holders)
+    assert limits.in_flight() == 0
+
+
+async def test_an_error_inside_gives_the_slot_back():
+    limits = slots(ollama=1)
+    with pytest.raises(RuntimeError, match="the call failed"):
+        async with limits.slot(OLLAMA):
+            raise RuntimeError("the call failed")
+    async with limits.slot(OLLAMA) as waited_ms:
+        assert waited_ms >= 0
+
+
+def test_one_object_serves_event_loops_one_after_another():
+    limits = slots(ollama=1)
+
+    async def crowd() -> None:
+        holders = [Holder(limits) for _ in range(3)]
+        await all_leave(*holders)
+
+    asyncio.run(crowd())
+    asyncio.run(crowd())
+    assert limits.in_flight() == 0
+
+
+async def test_the_settings_bound_each_provider_and_all():
+    limits = Limits.from_settings(
+        load_settings(
+            _env_file=None, concurrency_limit=2, ollama_concurrency_limit=1, gemini_concurrency_limit=9
+        )
+    )
+    holders = [Holder(limits), Holder(limits), Holder(limits, GEMINI), Holder(limits, GEMINI)]
+    await settled()
+    assert [holder.has_slot for holder in holders] == [True, False, True, False]
+    await all_leave(*holders)
