@@ -12,7 +12,7 @@ from app.demo.world import live_world, stub_world
 from app.llm import LLMError
 
 
-async def _stubs(screen: Screen) -> None:
+async def _stubs(screen: Screen) -> int:
     screen.title(
         "Signalbox on stub providers: the answers are canned, everything else is real.",
         "Two servers on loopback speak Ollama's and Gemini's wire format; routing, HTTP, LiteLLM and the ledger are those "
@@ -20,9 +20,10 @@ async def _stubs(screen: Screen) -> None:
         "none does.",
     )
     async with stub_world() as world:
-        await Story(world, screen).tell()
+        well = await Story(world, screen).tell()
     if (line := await invitation()) is not None:
         screen.line(f"\n{line}")
+    return 0 if well else 1
 
 
 async def _live(screen: Screen) -> int:
@@ -33,8 +34,7 @@ async def _live(screen: Screen) -> int:
     if chosen is None:
         return 1
     async with live_world(chosen) as world:
-        await Story(world, screen).tell()
-    return 0
+        return 0 if await Story(world, screen).tell() else 1
 
 
 def main() -> int:
@@ -42,13 +42,10 @@ def main() -> int:
     logging.getLogger(NAME).addHandler(logging.NullHandler())  # the screen tells the story
     screen = Screen()
     try:
-        if "--live" in sys.argv[1:]:
-            return asyncio.run(_live(screen))
-        asyncio.run(_stubs(screen))
+        return asyncio.run(_live(screen) if "--live" in sys.argv[1:] else _stubs(screen))
     except LLMError as error:
         screen.line(f"signalbox: {error.message}")
         return 1
-    return 0
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from datetime import date
 
 from pydantic import BaseModel
 from pydantic_ai import Agent
+from pydantic_ai.exceptions import AgentRunError
 
 from app.demo.screen import Screen
 from app.demo.world import World
@@ -53,22 +54,25 @@ class Story:
             metadata={"stage": "summarise"},
         )
 
-    async def tell(self) -> None:
-        """Play every scene that this world can stage."""
+    async def tell(self) -> bool:
+        """Play every scene that this world can stage; return whether all of them went well."""
+        scenes = [self._agent, self._route, self._stages, self._replay, self._hit, self._conflict, self._sums]
+        if self._world.can_fail:
+            scenes.insert(5, self._fallback)
+        well = True
         with call_scope(LLMCallContext(workspace_id="demo", pipeline_run_id="letter-1")):
-            await self._agent()
-            await self._route()
-            await self._stages()
-            await self._replay()
-            await self._hit()
-            if self._world.can_fail:
-                await self._fallback()
-            await self._conflict()
-        await self._sums()
+            for scene in scenes:
+                try:
+                    await scene()
+                except (LLMError, AgentRunError) as error:
+                    well = False  # a small real model may fail a scene: the next ones are shown all the same
+                    self._screen.say(type(error).__name__, str(error))
+        return well
 
     async def _agent(self) -> None:
         self._screen.scene(
-            "An agent with structured output", "PydanticAI asks for an Invoice; the first call loads LiteLLM, about 3 s"
+            "An agent with structured output",
+            "PydanticAI asks for an Invoice; the first call loads LiteLLM, about 3 s",
         )
         agent = Agent(
             PydanticAiLiteLLMModel(self._llm, profile="balanced"),
@@ -85,9 +89,7 @@ class Story:
         sends = self._world.sends()
         result = await agent.run(LETTER, metadata={"stage": "extract", "idempotency_key": "letter-1"})
         self._screen.say("Invoice", result.output.model_dump_json())
-        self._screen.say(
-            "sends", f"{self._world.sends() - sends} counted by the provider; the rows they left:"
-        )
+        self._screen.say("sends", f"{self._world.sends() - sends} {self._world.counted}; the rows they left:")
         await self._rows("extract")
 
     async def _route(self) -> None:
@@ -95,7 +97,9 @@ class Story:
             "Why that model", "the decision stored on the agent's first row, each candidate with its reason"
         )
         rows = await self._world.runs(stage="extract")
-        self._screen.table(rows[0]["route"], "provider", "model", "kept", "reason", "detail", "assumed")
+        self._screen.table(
+            rows[0]["route"] if rows else [], "provider", "model", "kept", "reason", "detail", "assumed"
+        )
 
     async def _stages(self) -> None:
         self._screen.scene(

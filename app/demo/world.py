@@ -52,6 +52,11 @@ class World:
         """Whether the primary can be taken down."""
         return bool(self.stubs)
 
+    @property
+    def counted(self) -> str:
+        """Say where `sends` was read."""
+        return "counted by the stubs" if self.stubs else "recorded in llm_attempts"
+
     def sends(self) -> int:
         """Return how many model calls reached the providers: counted there, or from the ledger for real ones."""
         if self.stubs:
