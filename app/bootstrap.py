@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from app.core.clock import SystemClock
 from app.core.ids import new_id
 from app.core.logging import get_logger
-from app.llm.errors import LLMSettingsError
+from app.llm.errors import LLMLedgerUnavailable, LLMSettingsError
 from app.llm.ports import ChatClient, LLMRunRepo
 from app.llm.providers import Catalog
 from app.llm.redaction import Redactor
@@ -91,7 +91,7 @@ def database_name(settings: LLMSettings) -> str:
 
     try:
         return make_url(settings.database_url.get_secret_value()).render_as_string(hide_password=True)
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         raise LLMSettingsError(
             "LLM_DATABASE_URL=********: not a database URL; sqlite+aiosqlite:///signalbox.db would be one",
             variable="LLM_DATABASE_URL",
@@ -105,11 +105,9 @@ async def open_executor(settings: LLMSettings) -> "EngineExecutor":
         LLMSettingsError: The database URL is wrong.
         LLMLedgerError: The database is away, or its tables do not fit.
     """
-    from app.llm.persistence.executor import EngineExecutor  # noqa: PLC0415
     from app.llm.persistence.schema import check_schema, is_file  # noqa: PLC0415
 
-    url = checked_url(settings)
-    executor = EngineExecutor(url, timeout_s=settings.ledger_timeout_s)
+    url, executor = checked_url(settings), connect(settings)
     auto = settings.auto_migrate if settings.auto_migrate is not None else is_file(url)
     try:
         await check_schema(executor.engine, migrate=auto, timeout_s=settings.ledger_timeout_s)
@@ -117,6 +115,23 @@ async def open_executor(settings: LLMSettings) -> "EngineExecutor":
         await executor.close()
         raise
     return executor
+
+
+def connect(settings: LLMSettings) -> "EngineExecutor":
+    """Return connections to the ledger's database, whatever tables it has; the caller closes them.
+
+    Raises:
+        LLMSettingsError: The database URL is wrong.
+        LLMLedgerUnavailable: The system refuses the file.
+    """
+    from app.llm.persistence.executor import EngineExecutor  # noqa: PLC0415
+
+    try:
+        return EngineExecutor(checked_url(settings), timeout_s=settings.ledger_timeout_s)
+    except OSError as error:
+        raise LLMLedgerUnavailable(
+            f"cannot open {error.filename} ({error.strerror}): LLM_DATABASE_URL names the ledger's database"
+        ) from None
 
 
 def checked_url(settings: LLMSettings) -> str:

@@ -68,7 +68,9 @@ class OneRequestHTTP:
             exchange.failure = error
         except (aiohttp.ClientError, OSError) as error:
             exchange.failure = (
-                BrokenOff(type(error).__name__) if exchange.written else Unreachable(str(error))
+                BrokenOff(type(error).__name__)
+                if exchange.written
+                else Unreachable(str(getattr(error, "os_error", error)))
             )
         if exchange.failure is not None:
             raise exchange.failure

@@ -8,7 +8,7 @@ import pytest
 from pydantic import SecretStr, ValidationError
 
 from app.llm.errors import LLMSettingsError
-from app.llm.settings import LLMSettings, header_pairs, is_local_host, load_settings
+from app.llm.settings import LLMSettings, header_pairs, is_local_host, isolated_settings, load_settings
 from app.llm.types import LLMProfile
 
 
@@ -57,7 +57,9 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"profile_fast": "ollama:"}, "LLM_PROFILE_FAST='ollama:': 'ollama:' is not `provider:model`"),
     ({"profile_advanced": ""}, "LLM_PROFILE_ADVANCED='': at least one candidate, e.g. ollama,gemini"),
     ({"fallback_on": "auth,nope"}, "LLM_FALLBACK_ON='auth,nope': 'nope' is not one of auth, model_not_found, content_filtered"),
-    ({"ollama_api_base": "localhost"}, "LLM_OLLAMA_API_BASE='localhost': a URL such as http://localhost:11434"),
+    ({"ollama_api_base": "localhost"}, "LLM_OLLAMA_API_BASE='localhost': must be a URL such as http://localhost:11434"),
+    ({"ollama_api_base": "http://h:99999"}, "LLM_OLLAMA_API_BASE='http://h:99999': must be a URL such as"),
+    ({"ollama_api_base": "http://u:pw@h"}, "LLM_OLLAMA_API_BASE='http://********@h': must not hold a user or password"),
     ({"gemini_api_base": "https://h/v1"}, "LLM_GEMINI_API_BASE='https://h/v1': must end in /v1beta"),
     ({"ca_bundle": "nowhere.pem"}, "LLM_CA_BUNDLE='nowhere.pem': no such file"),
     ({"lease_grace_s": 9.0}, "LLM_LEASE_GRACE_S must be at least twice LLM_FINISH_BUDGET_S"),
@@ -120,7 +122,7 @@ def test_headers_are_pairs_separated_by_semicolons():
     assert header_pairs(None) == {}
 
 
-@pytest.mark.parametrize("text", ["X-A b", "X-A: b\nX-C: d", "X-Ä: b"])
+@pytest.mark.parametrize("text", [": b", "X A: b", "X-A b", "X-A: b\nX-C: d", "X-Ä: b"])
 def test_headers_that_could_break_a_request_are_refused(text: str):
     with pytest.raises(ValueError, match="headers are written as"):
         header_pairs(SecretStr(text))
@@ -134,3 +136,25 @@ def test_a_local_host_is_recognised_in_every_spelling(host: str):
 @pytest.mark.parametrize("host", ["127.0.0.2", "localhost.example", "example", ""])
 def test_another_host_is_not_local(host: str):
     assert not is_local_host(host, ("localhost", "127.0.0.1", "::1"))
+
+
+def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LLM_SPOOL_DIR", "")
+    monkeypatch.setenv("LLM_IDEMPOTENCY_TTL_S", "")
+    assert (load_settings().spool_dir, load_settings().idempotency_ttl_s) == (None, None)
+
+
+def test_isolated_settings_read_no_environment(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LLM_MAX_ATTEMPTS", "9")
+    monkeypatch.setenv("GEMINI_API_KEY", "k")
+    settings = isolated_settings(ollama_model="qwen3")
+    assert (settings.max_attempts, settings.gemini_api_key, settings.ollama_model) == (4, None, "qwen3")
+
+
+def test_every_secret_is_known_to_the_redactor():
+    settings = isolated_settings(
+        gemini_api_key="g-secret",
+        ollama_headers="X-Key: h-secret",
+        database_url="postgresql+asyncpg://u:p%40ss@h/db",
+    )
+    assert {"g-secret", "h-secret", "p%40ss", "p@ss"} < set(settings.secrets())

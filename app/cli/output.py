@@ -1,0 +1,135 @@
+"""What reaches stdout: one JSON document, or text and tables that a terminal survives and a closed pipe may cut."""
+
+import json
+import os
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from app.cli.faults import UsageFault
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+PIPE_CLOSED = 141
+"""Exit code after a reader that went away, as shells report it: 128 + SIGPIPE."""
+WIDTH_OF_FILES = 200
+"""Columns of a table that goes to a file or a pipe, where nothing needs to be cut."""
+_CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]|\r(?!\n)")
+_STYLES = {"SUCCEEDED": "green", "FAILED": "red", "ABANDONED": "red", "STARTED": "yellow", "kept": "green"}
+
+
+def emit(text: str) -> None:
+    """Write text to stdout, with a line break at its end; a reader that went away ends the program quietly."""
+    if sys.stdout is None:  # it was closed before the program began
+        return
+    try:
+        sys.stdout.write(text if text.endswith("\n") else f"{text}\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more
+        raise typer.Exit(PIPE_CLOSED) from None
+
+
+def emit_answer(text: str) -> None:
+    """Write a model's words: as they are to a file, without control characters to a terminal."""
+    emit(harmless(text) if _to_terminal() else text)
+
+
+def emit_json(value: object) -> None:
+    """Write one JSON document."""
+    emit(json.dumps(value, ensure_ascii=False, indent=2, default=_plain))
+
+
+def emit_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None) -> None:
+    """Write a table; None is an empty cell. Text is never read as markup."""
+    from rich.box import SIMPLE_HEAD  # noqa: PLC0415  # --help is fast
+    from rich.table import Table  # noqa: PLC0415
+
+    if title:
+        emit(f"\n{title}")
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for column in columns:
+        table.add_column(column, no_wrap=column == "run", overflow="fold")
+    for row in rows:
+        table.add_row(*map(_cell, row))
+    _render(table)
+
+
+def emit_facts(facts: Mapping[str, object]) -> None:
+    """Write names and values in two columns, without those that are None."""
+    from rich.table import Table  # noqa: PLC0415  # --help is fast
+
+    grid = Table.grid(padding=(0, 2))
+    for name, value in facts.items():
+        if value is not None:
+            grid.add_row(name, _cell(value))
+    if grid.row_count:
+        _render(grid)
+
+
+def note(text: str) -> None:
+    """Write one line to stderr."""
+    typer.echo(harmless(text), err=True)
+
+
+def harmless(text: str) -> str:
+    """Return text whose control characters, which could steer a terminal, are replaced; tabs and line breaks stay."""
+    return _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def read_text(name: str) -> str:
+    """Return the text of a file, or of stdin for `-`.
+
+    Raises:
+        UsageFault: It cannot be read, or is not UTF-8.
+    """
+    try:
+        return (sys.stdin.buffer.read() if name == "-" else read_bytes(name)).decode()
+    except UnicodeDecodeError as error:
+        raise UsageFault(
+            f"{'stdin' if name == '-' else name} is not UTF-8 text (byte {error.start})"
+        ) from None
+
+
+def read_bytes(name: str) -> bytes:
+    """Return the bytes of a file.
+
+    Raises:
+        UsageFault: It cannot be read.
+    """
+    try:
+        return Path(name).read_bytes()
+    except OSError as error:
+        raise UsageFault(f"cannot read {name}: {error.strerror}") from None
+
+
+def _to_terminal() -> bool:
+    return sys.stdout is not None and sys.stdout.isatty()
+
+
+def _render(shape: "RenderableType") -> None:
+    from rich.console import Console  # noqa: PLC0415  # --help is fast
+
+    console = Console(width=None if _to_terminal() else WIDTH_OF_FILES, highlight=False)
+    with console.capture() as captured:
+        console.print(shape)
+    emit("\n".join(line.rstrip() for line in captured.get().splitlines()))
+
+
+def _cell(value: object) -> Any:  # rich's Text
+    from rich.text import Text  # noqa: PLC0415  # --help is fast
+
+    if isinstance(value, datetime):
+        value = value.strftime("%Y-%m-%d %H:%M:%S")
+    text = "" if value is None else harmless(str(value))
+    return Text(text, style=_STYLES.get(text, ""))
+
+
+def _plain(value: object) -> str:
+    return value.isoformat() if isinstance(value, datetime) else str(value)

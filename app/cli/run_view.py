@@ -1,0 +1,164 @@
+"""How a run looks to a reader, and as JSON."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from app.cli.output import emit, emit_facts, emit_table, harmless
+
+if TYPE_CHECKING:
+    from app.llm.persistence.reports import Row, RunDetails
+
+_FACTS = (
+    *("status", "workspace_id", "pipeline_run_id", "stage", "idempotency_key", "profile", "finish_reason"),
+    *("execution", "supersedes", "source_run_id", "replayed_count", "owner", "created_at", "lease_until"),
+    *("finished_at", "expires_at", "latency_ms", "queue_wait_ms", "sends_noted", "cost_usd", "possibly_paid"),
+    *("late", "cache_mode", "error_code", "error_message", "prompt_sha256", "candidate_sha256", "trace_id"),
+)
+
+
+def list_row(row: "Row") -> list[object]:
+    """Return the cells of one run in a list."""
+    return [
+        row["id"],
+        row["created_at"],
+        row["workspace_id"],
+        row["stage"],
+        row["status"],
+        candidate(row),
+        _source(row),
+        tokens(row),
+        _rounded(row["latency_ms"]),
+        row["idempotency_key"],
+        row["error_code"],
+    ]
+
+
+def run_document(details: "RunDetails") -> dict[str, Any]:
+    """Return a run as JSON values: its columns, then what belongs to it."""
+    return {
+        **details.run,
+        "attempts": [dict(row) for row in details.attempts],
+        "executions": [dict(row) for row in details.executions],
+        "hits": list(details.hits),
+        "request": details.request,
+        "response": details.response,
+    }
+
+
+def emit_run(details: "RunDetails") -> None:
+    """Write a run for a reader."""
+    run = details.run
+    facts = {name: _fact(run[name]) for name in _FACTS}
+    emit_facts({"run": run["id"], "candidate": candidate(run), "tokens": tokens(run), **facts})
+    emit_facts({"metadata": run["metadata"] or None, "hits": " ".join(details.hits) or None})
+    emit_table(
+        ("candidate", "verdict", "reason"),
+        [(candidate(e), "kept" if e["kept"] else "excluded", _reason(e)) for e in run["route"]],
+        title="Route",
+    )
+    if details.attempts:
+        emit_table(
+            (
+                "send",
+                "candidate",
+                "status",
+                "started (UTC)",
+                "ms",
+                "tokens",
+                "http",
+                "error",
+                "possibly paid",
+            ),
+            map(_attempt_row, details.attempts),
+            title="Attempts",
+        )
+    if len(details.executions) > 1:
+        emit_table(
+            ("run", "created (UTC)", "status", "execution", "supersedes", "error"),
+            [
+                (e["id"], e["created_at"], e["status"], e["execution"], e["supersedes"], e["error_code"])
+                for e in details.executions
+            ],
+            title="Runs of this key",
+        )
+    _emit_text("Request", _said(details.request))
+    _emit_text("Response", _parts(details.response["parts"]) if details.response else None)
+
+
+def candidate(row: Mapping[str, Any]) -> str | None:
+    """Return `provider:model`; None before there was one."""
+    return f"{row['provider']}:{row['model']}" if row["provider"] else None
+
+
+def tokens(row: Mapping[str, Any]) -> str | None:
+    """Return input and output tokens; None while both are unknown."""
+    counts = [row["input_tokens"], row["output_tokens"]]
+    return None if counts == [None, None] else " + ".join("?" if n is None else str(n) for n in counts)
+
+
+def _source(row: "Row") -> str | None:
+    if row["status"] != "SUCCEEDED":
+        return None
+    source = "cache" if row["source_run_id"] else "live"
+    return f"{source} + {row['replayed_count']} replayed" if row["replayed_count"] else source
+
+
+def _attempt_row(row: "Row") -> list[object]:
+    spent_ms = (row["finished_at"] - row["started_at"]).total_seconds() * 1000
+    return [
+        row["ordinal"],
+        candidate(row),
+        row["status"],
+        row["started_at"],
+        _rounded(spent_ms),
+        tokens(row),
+        row["http_status"],
+        row["error_code"],
+        "yes" if row["possibly_paid"] else None,
+    ]
+
+
+def _reason(entry: Mapping[str, Any]) -> str:
+    detail = ", ".join(f"{name} {value}" for name, value in entry.get("detail", {}).items())
+    return f"{entry['reason']} ({detail})" if detail else str(entry["reason"])
+
+
+def _said(stored: Any) -> str | None:  # JSON
+    if stored is None:
+        return None
+    turns = stored["request"]["messages"]
+    return "\n".join(f"{turn['role']}: {_parts(turn['content'])}" for turn in turns)
+
+
+def _parts(parts: list[dict[str, Any]]) -> str:
+    """Return the parts of a message as text; what is no text is named in brackets."""
+    return " ".join(map(_part, parts))
+
+
+def _part(part: dict[str, Any]) -> str:
+    match part:
+        case {"type": "text", "text": text}:
+            shown = str(text)
+        case {"type": "thinking", "text": text}:
+            shown = f"[thinking: {text}]"
+        case {"type": "tool_call", "name": name, "arguments": arguments}:
+            shown = f"[calls {name}({arguments})]"
+        case {"type": "tool_result", "name": name, "content": content}:
+            shown = f"[result of {name}: {content}]"
+        case _:
+            shown = f"[{part.get('media_type') or part.get('type')}]"
+    return shown
+
+
+def _emit_text(title: str, text: str | None) -> None:
+    emit(f"\n{title}\n{harmless(text) if text is not None else '(not stored)'}")
+
+
+def _fact(value: object) -> object:
+    if value is False or value == 0:
+        return None
+    return f"{value:.0f}" if isinstance(value, float) and value >= 1 else value
+
+
+def _rounded(value: float | None) -> str | None:
+    return None if value is None else f"{value:.0f}"
