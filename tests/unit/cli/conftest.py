@@ -58,7 +58,8 @@ def signalbox(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
 def client(monkeypatch: pytest.MonkeyPatch) -> ScriptedClient:
     """The way to the providers that `chat` and `extract` use in this test."""
     scripted = ScriptedClient()
-    monkeypatch.setattr(calls, "build_llm_service", partial(build_llm_service, client=scripted))
+    for module in (calls, extraction):
+        monkeypatch.setattr(module, "build_llm_service", partial(build_llm_service, client=scripted))
     return scripted
 
 
