@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from app.bootstrap import build_llm_service
-from app.cli import calls, main
+from app.cli import calls, extraction, main
 from app.llm.testing import StubGemini, StubOllama
 from app.llm.testing.client import ScriptedClient
 
