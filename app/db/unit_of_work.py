@@ -12,6 +12,7 @@ from pathlib import Path
 
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy.orm import SessionTransaction
 
 from app.db.engine import sqlite_file
 
@@ -37,12 +38,12 @@ async def unit_of_work(engine: AsyncEngine) -> AsyncIterator[AsyncSession]:
     def begun(*_: object) -> None:
         scope.holds_lock = True
 
-    def ended(*_: object) -> None:
-        scope.holds_lock = False
+    def ended(_: object, transaction: SessionTransaction) -> None:
+        if transaction.parent is None:  # the end of a savepoint gives no lock back
+            scope.holds_lock = False
 
     event.listen(session.sync_session, "after_begin", begun)
-    event.listen(session.sync_session, "after_commit", ended)
-    event.listen(session.sync_session, "after_rollback", ended)
+    event.listen(session.sync_session, "after_transaction_end", ended)
     try:
         yield session
     finally:

@@ -120,7 +120,7 @@ class AutonomousRunRepo(LedgerRunRepo):
 
     async def mark_cancelled(self, run: NewRun, failure: Failure) -> Finished:
         """Settle a run whose caller is gone, in the background."""
-        self._track(self._settle(self._cancelled(run, failure)))
+        self._track(self._settle(self._unanswered(run, failure, "CANCELLED")))
         return Finished()
 
     async def wait_finished(self, run_id: str, timeout_s: float) -> str | None:
@@ -156,7 +156,7 @@ class AutonomousRunRepo(LedgerRunRepo):
                 spooled = self._spooled(run.workspace_id, run.idempotency_key, run.request_sha256)
                 if spooled is not None and not run.force:
                     return spooled
-            await self._drain_spool()
+            await self._done(self._drain_spool())
         task = self._track(self._executor.transaction(lambda: ledger.claim(run, self.rules, answer)))
         task.add_done_callback(lambda done: self._note_won(run, done))
         try:
@@ -173,7 +173,7 @@ class AutonomousRunRepo(LedgerRunRepo):
         if _won(claim):
             error = LLMCancelled("the caller went away while its run was claimed; nothing was sent")
             failure = Failure(error=error, attempts=(), queue_wait_ms=0.0, latency_ms=0.0)
-            self._track(self._settle(self._cancelled(run, failure)))
+            self._track(self._settle(self._unanswered(run, failure, "CANCELLED")))
 
     async def _settle(self, settled: Settlement) -> Finished:
         try:

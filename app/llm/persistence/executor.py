@@ -129,8 +129,8 @@ class EngineExecutor:
         else:
             return
         if repeat:
-            raise _RepeatTransactionError(fault)
-        raise fault
+            raise _RepeatTransactionError(fault) from None
+        raise fault from None  # the driver's error quotes the statement's values
 
 
 class SessionExecutor:

@@ -85,6 +85,16 @@ class LLMRun(Base):
         sa.Index("ix_llm_runs_workspace_created", "workspace_id", "created_at"),
         sa.Index("ix_llm_runs_pipeline", "pipeline_run_id"),
         sa.Index("ix_llm_runs_lease", "lease_until", sqlite_where=_LIVE, postgresql_where=_LIVE),
+        *(
+            sa.Index(
+                f"ix_llm_runs_{name}",
+                "workspace_id",
+                name,
+                sqlite_where=sa.text(f"{name} IS NOT NULL"),
+                postgresql_where=sa.text(f"{name} IS NOT NULL"),
+            )
+            for name in ("request_payload", "response_payload")
+        ),
     )
 
 

@@ -6,6 +6,7 @@ rollback after a paid call loses its record.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -61,9 +62,7 @@ class LedgerRunRepo:
     async def record_failed(self, run: NewRun, error: LLMError) -> None:
         """Write a FAILED row for a run that never claimed."""
         failure = Failure(error=error, attempts=(), queue_wait_ms=0.0, latency_ms=0.0)
-        settled = settlement.of_failure(
-            run, failure, status="FAILED", owner=self.rules.owner, keep=self.keep_payloads
-        )
+        settled = self._unanswered(run, failure, "FAILED")
         await self._executor.transaction(lambda: ledger.insert_and_finish(run, self.rules, settled))
 
     async def note_send(self, run_id: str, sends: int) -> None:
@@ -80,15 +79,11 @@ class LedgerRunRepo:
 
     async def mark_failed(self, run: NewRun, failure: Failure) -> Finished:
         """Settle a run that has none."""
-        return await self._settle(
-            settlement.of_failure(
-                run, failure, status="FAILED", owner=self.rules.owner, keep=self.keep_payloads
-            )
-        )
+        return await self._settle(self._unanswered(run, failure, "FAILED"))
 
     async def mark_cancelled(self, run: NewRun, failure: Failure) -> Finished:
         """Settle a run whose caller is gone."""
-        return await self._settle(self._cancelled(run, failure))
+        return await self._settle(self._unanswered(run, failure, "CANCELLED"))
 
     async def wait_finished(self, run_id: str, timeout_s: float) -> str | None:  # noqa: ARG002  # never waits inside a caller's transaction
         """Return the run's status; None while STARTED or unknown."""
@@ -108,9 +103,16 @@ class LedgerRunRepo:
     async def close(self) -> None:
         """Leave the executor as it is."""
 
-    def _cancelled(self, run: NewRun, failure: Failure) -> Settlement:
+    def _unanswered(
+        self, run: NewRun, failure: Failure, status: Literal["FAILED", "CANCELLED"]
+    ) -> Settlement:
         return settlement.of_failure(
-            run, failure, status="CANCELLED", owner=self.rules.owner, keep=self.keep_payloads
+            run,
+            failure,
+            status=status,
+            owner=self.rules.owner,
+            keep=self.keep_payloads,
+            redact=self._telemetry.redact,
         )
 
     async def _settle(self, settled: Settlement) -> Finished:

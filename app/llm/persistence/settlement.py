@@ -2,6 +2,7 @@
 
 import base64
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, Self
@@ -54,12 +55,17 @@ class Settlement:
         body = json.loads(line)
         if not isinstance(body, dict) or body.pop("v", None) != 1:
             raise ValueError("not a spool line of this version")
-        body["attempts"] = tuple(
-            {**row, **{name: datetime.fromisoformat(row[name]) for name in _TIMES}}
-            for row in body["attempts"]
-        )
-        body["payloads"] = tuple({**row, "bytes": base64.b64decode(row["bytes"])} for row in body["payloads"])
-        return cls(**body)
+        try:
+            body["attempts"] = tuple(
+                {**row, **{name: datetime.fromisoformat(row[name]) for name in _TIMES}}
+                for row in body["attempts"]
+            )
+            body["payloads"] = tuple(
+                {**row, "bytes": base64.b64decode(row["bytes"])} for row in body["payloads"]
+            )
+            return cls(**body)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not a whole spool line: {type(error).__name__}") from None
 
 
 _TIMES = ("started_at", "finished_at")
@@ -90,14 +96,20 @@ def of_success(
 
 
 def of_failure(
-    run: NewRun, failure: Failure, *, status: Literal["FAILED", "CANCELLED"], owner: str, keep: bool
+    run: NewRun,
+    failure: Failure,
+    *,
+    status: Literal["FAILED", "CANCELLED"],
+    owner: str,
+    keep: bool,
+    redact: Callable[[str], str] = str,
 ) -> Settlement:
-    """Return how a run without an answer is settled."""
+    """Return how a run without an answer is settled; its error's text goes through `redact`."""
     asked = encode_request(run.request)
     values = {
         **_common(run, owner, failure.attempts, failure.queue_wait_ms, failure.latency_ms),
         "status": status, "error_code": failure.error.code,
-        "error_message": storable(failure.error.message) if keep else None,
+        "error_message": storable(redact(failure.error.message)) if keep else None,
         "request_payload": sha256(asked),
     }  # fmt: skip
     return _settlement(run, values, failure.attempts, (asked,) if keep else ())

@@ -71,13 +71,29 @@ class Spool:
         """
         self._pending[settlement.run_id] = settlement
         if self._own is None:
-            self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._own = os.open(self._path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, PRIVATE)
-            fcntl.flock(self._own, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._own = self._create()
+        whole = os.fstat(self._own).st_size
         line = settlement.to_line()
-        while line:
-            line = line[os.write(self._own, line) :]
-        os.fsync(self._own)
+        try:
+            while line:
+                line = line[os.write(self._own, line) :]
+            os.fsync(self._own)
+        except OSError:
+            os.ftruncate(self._own, whole)  # half a line would swallow the next one
+            raise
+
+    def _create(self) -> int:
+        """Return our open file; it gets its name when it is locked, so nobody takes it for a dead process's."""
+        self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        unlocked = self._directory / f".{self._path.name}"
+        file = os.open(unlocked, os.O_CREAT | os.O_APPEND | os.O_WRONLY, PRIVATE)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            unlocked.rename(self._path)
+        except OSError:
+            os.close(file)
+            raise
+        return file
 
     def settled(self, run_id: str) -> None:
         """Forget a settlement that is in the database now; the file goes with the last one."""

@@ -46,7 +46,7 @@ _IS_SERVABLE = sa.and_(
 )
 _HAS_ID = runs.c.id == _bind("id")
 _IS_OURS = sa.and_(_HAS_ID, runs.c.owner == _bind("owner"))
-_LEASE_OVER = runs.c.lease_until < db_now()
+_LEASE_OVER = runs.c.lease_until <= db_now()  # as `judge` sees it: no time left
 _EXPIRY = db_now(_bind("expires_s", sa.Float))
 _EXPIRY_OR_NEVER = sa.case((_bind("expires_s", sa.Float).is_(None), _NULL), else_=_EXPIRY)
 

@@ -8,7 +8,7 @@ import pytest
 from app.llm.cache import CacheRules, may_be_hit, slot_for
 from app.llm.errors import LLMProviderError
 from app.llm.settings import CacheMatch
-from app.llm.testing.client import ScriptedClient, text_reply
+from app.llm.testing.client import ScriptedClient
 from app.llm.types import CacheMode, FinishReason, LLMCallContext, ServedFrom
 from tests.support.ledger import Outside, new_run, request, response, route_of
 from tests.support.service import Watched, cut_off, limited, refused, rig, service
@@ -241,11 +241,9 @@ async def test_twenty_equal_calls_without_persistence_are_one_send(sqlite_url: s
 
 
 @pytest.mark.parametrize("persist", [True, False])
-async def test_when_the_leader_fails_one_follower_becomes_the_leader(db_url: str, persist: bool):
+async def test_when_the_leader_fails_one_follower_becomes_the_leader(db_url: str, *, persist: bool):
     client = ScriptedClient([refused()], gate=asyncio.Event())
-    async with service(
-        db_url, client, cache_enabled=True, max_attempts=1, persist_runs=persist
-    ) as llm:
+    async with service(db_url, client, cache_enabled=True, max_attempts=1, persist_runs=persist) as llm:
         leader = asyncio.create_task(llm.chat(request()))
         await _leader(client)
         followers = [asyncio.create_task(llm.chat(request())) for _ in range(5)]
@@ -260,7 +258,7 @@ async def test_when_the_leader_fails_one_follower_becomes_the_leader(db_url: str
 
 
 @pytest.mark.parametrize("persist", [True, False])
-async def test_a_cancelled_leader_takes_no_follower_along(db_url: str, persist: bool):
+async def test_a_cancelled_leader_takes_no_follower_along(db_url: str, *, persist: bool):
     client = ScriptedClient(gate=asyncio.Event())
     async with service(db_url, client, cache_enabled=True, persist_runs=persist) as llm:
         leader = asyncio.create_task(llm.chat(request()))

@@ -127,10 +127,8 @@ async def test_of_racers_that_do_not_wait_one_answers_and_the_others_are_told(
     """I2."""
     client = ScriptedClient(gate=asyncio.Event())
     async with service(db_url, client) as one, service(db_url, client) as two:
-        racers = [
-            asyncio.create_task((one, two)[n % services].chat(KEYED)) for n in range(RACERS)
-        ]
-        while sum(racer.done() for racer in racers) < RACERS - 1:
+        racers = [asyncio.create_task((one, two)[n % services].chat(KEYED)) for n in range(RACERS)]
+        while sum(racer.done() for racer in racers) < RACERS - 1:  # noqa: ASYNC110
             await asyncio.sleep(0)
         client.gate.set()  # type: ignore[union-attr]
         outcomes = await asyncio.gather(*racers, return_exceptions=True)
@@ -148,9 +146,7 @@ async def test_of_racers_that_wait_all_get_one_answer(db_url: str, outside: Outs
         service(db_url, client, on_in_progress="wait") as one,
         service(db_url, client, on_in_progress="wait") as two,
     ):
-        racers = [
-            asyncio.create_task((one, two)[n % services].chat(KEYED)) for n in range(RACERS)
-        ]
+        racers = [asyncio.create_task((one, two)[n % services].chat(KEYED)) for n in range(RACERS)]
         while not client.sends:  # noqa: ASYNC110
             await asyncio.sleep(0)
         client.gate.set()  # type: ignore[union-attr]
@@ -181,9 +177,7 @@ async def test_many_keys_at_once_do_not_starve_each_other(db_url: str, outside: 
     """I4: more calls in flight than the pool has connections."""
     client = ScriptedClient(gate=asyncio.Event())
     async with rig(db_url, client) as rigged:
-        calls = [
-            asyncio.create_task(rigged.llm.chat(request(idempotency_key=f"k{n}"))) for n in range(40)
-        ]
+        calls = [asyncio.create_task(rigged.llm.chat(request(idempotency_key=f"k{n}"))) for n in range(40)]
         while client.sends < 40:  # noqa: ASYNC110
             await asyncio.sleep(0)
         assert rigged.checked_out() == 0
@@ -202,7 +196,7 @@ async def test_a_wait_holds_no_connection(db_url: str):
     async with rig(db_url, held) as owner, rig(db_url, Watched(nothing), on_in_progress="wait") as waiting:
         call = await _held(owner.llm, held)
         waiter = asyncio.create_task(waiting.llm.chat(KEYED))
-        while "claim" not in waiting.ledger.seen or waiting.checked_out():
+        while "claim" not in waiting.ledger.seen or waiting.checked_out():  # noqa: ASYNC110
             await asyncio.sleep(0)
         assert not waiter.done()
         held.gate.set()  # type: ignore[union-attr]

@@ -286,7 +286,7 @@ async def test_a_defect_of_the_client_is_recorded_and_raised(db_url: str, outsid
 
 async def test_a_send_that_never_left_is_no_attempt(db_url: str, outside: Outside):
     class Queue(ScriptedClient):
-        async def send(self, *args: Any, on_send: Any, **kw: Any) -> Any:
+        async def send(self, *_: Any, **__: Any) -> Any:
             raise refused()
 
     async with service(db_url, Queue(), max_attempts=1) as llm:

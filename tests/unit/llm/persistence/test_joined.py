@@ -97,31 +97,37 @@ async def _autonomous_survives(ledger_url: str, application_url: str) -> None:
 async def test_an_autonomous_call_inside_a_unit_of_work_on_its_file_is_refused_at_once(sqlite_url: str):
     """It could never get the lock that its own caller holds: advice instead of a wait."""
     client, engine = ScriptedClient(), build_engine(sqlite_url)
-    async with service(sqlite_url, client, ledger_timeout_s=600) as llm:
-        async with asyncio.timeout(30), unit_of_work(engine) as session:
-            await session.execute(sa.text("UPDATE llm_runs SET stage = 'x'"))
-            with pytest.raises(LLMLedgerBusy, match=r"commit first.*llm\.joined\(session\).*LLM_DATABASE_URL"):
-                await llm.chat(request())
-            assert client.sends == 0
-            await session.commit()
-            assert (await llm.chat(request())).text == "answer 1"
+    async with (
+        service(sqlite_url, client, ledger_timeout_s=600) as llm,
+        asyncio.timeout(30),
+        unit_of_work(engine) as session,
+    ):
+        await session.execute(sa.text("UPDATE llm_runs SET stage = 'x'"))
+        with pytest.raises(LLMLedgerBusy, match=r"commit first.*llm\.joined\(session\).*LLM_DATABASE_URL"):
+            await llm.chat(request())
+        assert client.sends == 0
+        await session.commit()
+        assert (await llm.chat(request())).text == "answer 1"
     await engine.dispose()
 
 
 async def test_a_released_savepoint_still_holds_the_lock(sqlite_url: str):
     """The joined binding works in savepoints: after it the caller's lock is as real as before."""
     engine = build_engine(sqlite_url)
-    async with service(sqlite_url, ledger_timeout_s=600) as llm:
-        async with asyncio.timeout(30), unit_of_work(engine) as session:
-            await llm.joined(session).chat(KEYED)
-            with pytest.raises(LLMLedgerBusy, match="commit first"):
-                await llm.chat(request())
-            async with session.begin_nested() as savepoint:
-                await savepoint.rollback()
-            with pytest.raises(LLMLedgerBusy, match="commit first"):
-                await llm.chat(request())
-            await session.rollback()
+    async with (
+        service(sqlite_url, ledger_timeout_s=600) as llm,
+        asyncio.timeout(30),
+        unit_of_work(engine) as session,
+    ):
+        await llm.joined(session).chat(KEYED)
+        with pytest.raises(LLMLedgerBusy, match="commit first"):
             await llm.chat(request())
+        async with session.begin_nested() as savepoint:
+            await savepoint.rollback()
+        with pytest.raises(LLMLedgerBusy, match="commit first"):
+            await llm.chat(request())
+        await session.rollback()
+        await llm.chat(request())
     await engine.dispose()
 
 
@@ -229,9 +235,7 @@ async def test_a_key_in_progress_elsewhere_is_told_inside_a_unit_of_work(
         assert await _notes(outside) == ["before"]
 
 
-async def test_a_cancelled_joined_call_is_told_on_its_row(
-    db_url: str, engine: AsyncEngine, outside: Outside
-):
+async def test_a_cancelled_joined_call_is_told_on_its_row(db_url: str, engine: AsyncEngine, outside: Outside):
     client = ScriptedClient(gate=asyncio.Event())
     async with service(db_url, client) as llm:
         async with unit_of_work(engine) as session:
@@ -246,7 +250,9 @@ async def test_a_cancelled_joined_call_is_told_on_its_row(
         assert (row["status"], row["idem_slot"], row["possibly_paid"]) == ("CANCELLED", None, True)
 
 
-async def test_joined_calls_use_the_cache_without_a_flight(db_url: str, engine: AsyncEngine, outside: Outside):
+async def test_joined_calls_use_the_cache_without_a_flight(
+    db_url: str, engine: AsyncEngine, outside: Outside
+):
     seen: list[Any] = []
 
     async def look(*_: Any) -> None:

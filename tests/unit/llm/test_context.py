@@ -1,0 +1,91 @@
+"""Whose call it is: every source counts, and two that disagree are an error."""
+
+import asyncio
+
+import pytest
+
+from app.llm.context import RESERVED, call_scope, resolve_context
+from app.llm.errors import LLMInvalidRequest, LLMWorkspaceConflict, LLMWorkspaceMissing
+from app.llm.types import LLMCallContext
+from tests.support.ledger import request
+
+
+@pytest.mark.parametrize("source", ["argument", "metadata", "scope", "default"])
+def test_each_source_alone_names_the_workspace(source: str):
+    named = LLMCallContext(workspace_id="w")
+    asked = request(metadata={"workspace_id": "w"} if source == "metadata" else {})
+    given = named if source == "argument" else None
+    default = "w" if source == "default" else None
+    if source == "scope":
+        with call_scope(named):
+            found = resolve_context(asked, given, default_workspace=default)
+    else:
+        found = resolve_context(asked, given, default_workspace=default)
+    assert (found.workspace_id, found.pipeline_run_id, found.stage, found.idempotency_key) == (
+        "w",
+        None,
+        None,
+        None,
+    )
+
+
+def test_no_source_is_an_error_that_says_what_to_do():
+    with pytest.raises(LLMWorkspaceMissing, match="LLM_DEFAULT_WORKSPACE"):
+        resolve_context(request(), None, default_workspace=None)
+
+
+@pytest.mark.parametrize("name", [*RESERVED, "idempotency_key"])
+def test_two_sources_that_disagree_are_both_named(name: str):
+    """I13: never a guess between two tenants."""
+    asked = request(idempotency_key="b") if name == "idempotency_key" else request(metadata={name: "b"})
+    with pytest.raises(LLMWorkspaceConflict) as caught:
+        resolve_context(asked, LLMCallContext(**{name: "a"}), default_workspace="w")
+    for word in (name, "'a'", "'b'", "context=", "the request"):
+        assert word in str(caught.value)
+
+
+def test_sources_that_agree_are_one():
+    with call_scope(LLMCallContext(workspace_id="w", stage="s")):
+        found = resolve_context(
+            request(metadata={"workspace_id": "w", "page": 1}),
+            LLMCallContext(workspace_id="w", pipeline_run_id="p"),
+            default_workspace=None,
+        )
+    assert (found.workspace_id, found.pipeline_run_id, found.stage) == ("w", "p", "s")
+    assert found.metadata == {"page": 1}
+
+
+def test_the_default_yields_to_everybody():
+    found = resolve_context(request(), LLMCallContext(workspace_id="mine"), default_workspace="default")
+    assert found.workspace_id == "mine"
+
+
+def test_a_scope_ends_with_its_block_and_the_inner_one_counts():
+    with call_scope(LLMCallContext(workspace_id="outer")):
+        with call_scope(LLMCallContext(workspace_id="inner")):
+            assert resolve_context(request(), None, default_workspace=None).workspace_id == "inner"
+        assert resolve_context(request(), None, default_workspace=None).workspace_id == "outer"
+    with pytest.raises(LLMWorkspaceMissing):
+        resolve_context(request(), None, default_workspace=None)
+
+
+async def test_scopes_of_tasks_do_not_mix():
+    """I13."""
+
+    async def mine(name: str) -> str:
+        with call_scope(LLMCallContext(workspace_id=name)):
+            await asyncio.sleep(0)
+            return resolve_context(request(), None, default_workspace=None).workspace_id
+
+    assert await asyncio.gather(mine("a"), mine("b"), mine("c")) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("value", [7, True, ["w"], {"id": "w"}, "", " ", "a\nb", "x" * 256], ids=repr)
+def test_a_reserved_name_that_holds_no_short_line_of_text_is_refused(value: object):
+    with pytest.raises(LLMInvalidRequest, match="workspace_id"):
+        resolve_context(request(metadata={"workspace_id": value}), None, default_workspace="w")
+
+
+def test_a_reserved_name_that_is_null_says_nothing():
+    found = resolve_context(request(metadata={"stage": None}), None, default_workspace="w")
+    assert (found.stage, dict(found.metadata)) == (None, {})

@@ -1,0 +1,165 @@
+"""Events and metrics of a call: what an operator sees, and what nobody may see there."""
+
+import asyncio
+import json
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from app.bootstrap import build_llm_service
+from app.llm import telemetry as names
+from app.llm.errors import LLMProviderError, LLMWorkspaceMissing
+from app.llm.telemetry import NoMetrics, Telemetry
+from app.llm.testing.client import ScriptedClient, text_reply
+from tests.support.ledger import GEMINI_KEY, Outside, request, settings_for
+from tests.support.service import limited, refused, service
+
+KEYED = request(idempotency_key="k1")
+
+
+class Counters:
+    """Metrics in memory."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[tuple[str, ...]] = Counter()
+        self.observed: Counter[str] = Counter()
+
+    def add(self, name: str, value: float, labels: Any) -> None:
+        self.counts[(name, *(f"{key}={labels[key]}" for key in sorted(labels)))] += int(value)
+
+    def observe(self, name: str, value: float, labels: Any) -> None:  # noqa: ARG002  # the port's signature
+        self.observed[name] += 1
+
+    def total(self, name: str, *labels: str) -> int:
+        return sum(n for key, n in self.counts.items() if key[0] == name and set(labels) <= set(key))
+
+
+def _events(caplog: Any, name: str) -> list[dict[str, Any]]:
+    lines = [json.loads(record.message) for record in caplog.records if record.name == "signalbox"]
+    return [line for line in lines if line["event"] == name]
+
+
+@pytest.fixture(autouse=True)
+def _all_levels(caplog: Any) -> None:
+    caplog.set_level("DEBUG", logger="signalbox")
+
+
+async def test_a_call_is_counted_where_it_ends(sqlite_url: str):
+    metrics = Counters()
+    client = ScriptedClient([limited(), refused(), text_reply("yes"), *(refused() for _ in range(4))])
+    settings = settings_for(sqlite_url, cache_enabled=True)
+    async with build_llm_service(settings, client=client, metrics=metrics) as llm:
+        await llm.chat(KEYED)
+        await llm.chat(KEYED)
+        client.script = [refused() for _ in range(4)]
+        with pytest.raises(LLMProviderError):
+            await llm.chat(request("Other"))
+    assert metrics.total(names.CALLS) == 3
+    assert metrics.total(names.CALLS, "status=SUCCEEDED") == 2
+    assert metrics.total(names.CALLS, "status=FAILED") == 1
+    assert metrics.total(names.SERVED, "from=live") == 1
+    assert metrics.total(names.SERVED, "from=replay") == 1
+    assert metrics.total(names.ATTEMPTS, "status=FAILED") == 6
+    assert metrics.total(names.ATTEMPTS, "status=SUCCEEDED") == 1
+    assert metrics.total(names.RETRIES, "model=first", "provider=ollama") == 2
+    assert metrics.total(names.FALLBACKS, "model=first", "provider=ollama") == 2
+    assert metrics.total(names.TOKENS, "kind=input") == 3
+    assert metrics.total(names.TOKENS, "kind=output") == 5
+    assert metrics.total(names.IN_FLIGHT) == 0
+    assert metrics.observed[names.CALL_LATENCY_MS] == 3
+
+
+async def test_calls_in_flight_are_counted_down_however_they_end(sqlite_url: str):
+    metrics, client = Counters(), ScriptedClient(gate=asyncio.Event())
+    async with build_llm_service(settings_for(sqlite_url), client=client, metrics=metrics) as llm:
+        call = asyncio.create_task(llm.chat(request()))
+        while not client.sends:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        assert metrics.total(names.IN_FLIGHT) == 1
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        assert metrics.total(names.IN_FLIGHT) == 0
+        assert metrics.total(names.CALLS, "status=CANCELLED") == 1
+
+
+async def test_a_refused_call_is_told_as_refused(sqlite_url: str, caplog: Any):
+    async with service(sqlite_url, default_workspace=None) as llm:
+        with pytest.raises(LLMWorkspaceMissing):
+            await llm.chat(request())
+    (event,) = _events(caplog, names.EVENT_CALL)
+    assert (event["status"], event["error_code"], event["level"]) == ("REFUSED", "workspace_missing", "info")
+
+
+async def test_the_closing_event_names_the_run_and_who_answered(sqlite_url: str, caplog: Any):
+    async with service(sqlite_url) as llm:
+        first = await llm.chat(KEYED)
+        await llm.chat(KEYED)
+    live, replay = _events(caplog, names.EVENT_CALL)
+    for event, source in ((live, "live"), (replay, "replay")):
+        assert (event["status"], event["served_from"], event["llm_run_id"]) == (
+            "SUCCEEDED",
+            source,
+            first.run_id,
+        )
+        assert (event["workspace_id"], event["provider"], event["model"]) == ("w1", "ollama", "first")
+
+
+async def test_a_failed_attempt_and_a_failed_call_are_warnings(sqlite_url: str, caplog: Any):
+    async with service(sqlite_url, ScriptedClient([refused()]), max_attempts=1) as llm:
+        with pytest.raises(LLMProviderError) as caught:
+            await llm.chat(request())
+    (attempt,) = _events(caplog, names.EVENT_ATTEMPT_FAILED)
+    (call,) = _events(caplog, names.EVENT_CALL)
+    assert (attempt["level"], attempt["error_code"], attempt["ordinal"]) == ("warning", "unavailable", 1)
+    assert (call["level"], call["status"], call["llm_run_id"]) == ("warning", "FAILED", caught.value.run_id)
+
+
+@pytest.mark.parametrize("log_content", [False, True])
+async def test_prompts_and_answers_are_logged_only_on_demand(
+    sqlite_url: str, caplog: Any, *, log_content: bool
+):
+    client = ScriptedClient([text_reply("the very answer")])
+    async with service(sqlite_url, client, log_content=log_content) as llm:
+        await llm.chat(request("the very question"))
+    assert ("the very answer" in caplog.text) is log_content
+    assert ("the very question" in caplog.text) is log_content
+
+
+async def test_no_secret_is_in_a_log_line_a_row_or_an_error(sqlite_url: str, caplog: Any):
+    """I17."""
+    told = refused().with_facts(provider="gemini")
+    told.args = (f"403 for url https://x/v1?key={GEMINI_KEY} Bearer {GEMINI_KEY}",)
+    outside = Outside(sqlite_url)
+    async with service(sqlite_url, ScriptedClient([told]), max_attempts=1, log_content=True) as llm:
+        assert GEMINI_KEY not in repr(llm._settings)
+        with pytest.raises(LLMProviderError):
+            await llm.chat(request(f"my key is {GEMINI_KEY}"))
+    assert GEMINI_KEY not in caplog.text
+    assert GEMINI_KEY not in repr(await outside.runs())
+    await outside.close()
+
+
+async def test_a_ready_line_says_what_was_started(sqlite_url: str, caplog: Any):
+    async with service(sqlite_url, cache_enabled=True):
+        pass
+    (ready,) = _events(caplog, names.EVENT_READY)
+    assert ready["candidates"] == "ollama:first, gemini:second"
+    assert (ready["cache"], ready["database"]) == ("on", sqlite_url)
+
+
+def test_an_event_leaves_out_what_is_unknown_and_redacts_the_rest(caplog: Any):
+    from app.core.logging import get_logger
+
+    Telemetry(log=get_logger()).event("x", level="warning", a=None, b="Bearer abcdefghijkl", c=3)
+    (event,) = _events(caplog, "x")
+    assert "a" not in event
+    assert event["b"] == "Bearer [redacted]"
+    assert event["c"] == 3
+
+
+def test_metrics_are_optional():
+    NoMetrics().add("n", 1, {})
+    NoMetrics().observe("n", 1, {})
+    assert isinstance(Telemetry().metrics, NoMetrics)
