@@ -6,13 +6,17 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
+from app.llm.breaker import Breaker
 from app.llm.candidates import Candidate
-from app.llm.errors import LLMCancelled, LLMError, LLMInternal, LLMProviderError, LLMTimeout
+from app.llm.errors import LLMCancelled, LLMError, LLMInternal, LLMProviderError, LLMTimeout, LLMUnavailable
 from app.llm.ports import ChatClient, Clock, LLMRunRepo, NewRun, ProviderReply, StoredAnswer
 from app.llm.pricing import cost_usd
 from app.llm.retry import Again, RetryPolicy, Stop, acceptable_next, attempt_timeout_s
 from app.llm.telemetry import Telemetry
 from app.llm.types import Attempt, TokenUsage
+
+SKIPPED = "skipped"
+"""Fact of an error whose candidate was not even asked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +52,7 @@ class Sends:
     attempt_cap_s: float
     deadline: Deadline
     telemetry: Telemetry
+    breaker: Breaker
     jitter: Callable[[], float]
     cached: Callable[[Candidate], Awaitable[StoredAnswer | None]]
     """The cached answer of a fallback candidate, looked up before its first send."""
@@ -69,10 +74,11 @@ class Sends:
             if position and not tries_here and (match := await self.cached(candidate)) is not None:
                 return candidate, match
             try:
-                return candidate, await self._send(candidate, to_come=len(kept) - position - 1)
+                return candidate, await self._ask(candidate, to_come=len(kept) - position - 1)
             except LLMProviderError as failed:
                 error = failed
-            tries, tries_here = tries + 1, tries_here + 1
+            if SKIPPED not in error.facts:
+                tries, tries_here = tries + 1, tries_here + 1
             following = self._following(error, position)
             verdict = self.policy.decide(
                 error, sends_total=tries, sends_here=tries_here, left_s=self.deadline.left_s(),
@@ -99,6 +105,24 @@ class Sends:
         kept = self.run.route.kept
         later = range(position + 1, len(kept))
         return next((i for i in later if acceptable_next(error, kept[position], kept[i])), None)
+
+    async def _ask(self, candidate: Candidate, *, to_come: int) -> ProviderReply:
+        """Send, unless the candidate's circuit is open; tell the breaker how it went."""
+        if not self.breaker.admits(candidate.name):
+            raise _left_alone(candidate, self.breaker.closed_in_s(candidate.name))
+        before = len(self.attempts)
+        outcome: LLMProviderError | None = None
+        try:
+            return await self._send(candidate, to_come=to_come)
+        except LLMProviderError as error:
+            outcome = error
+            raise
+        finally:
+            sent = len(self.attempts) > before
+            if sent and self.attempts[-1].status != "CANCELLED":
+                self.breaker.report(candidate.name, outcome)
+            else:
+                self.breaker.withdraw(candidate.name)
 
     async def _send(self, candidate: Candidate, *, to_come: int) -> ProviderReply:
         timeout_s = attempt_timeout_s(
@@ -165,6 +189,18 @@ class Sends:
         )
         self.attempts.append(attempt)
         self.telemetry.attempt_ended(attempt, run_id=self.run.run_id, queue_wait_ms=self.queue_wait_ms)
+
+
+def _left_alone(candidate: Candidate, for_s: float) -> LLMUnavailable:
+    error = LLMUnavailable(
+        f"{candidate.name} failed several times in a row and is left alone for {for_s:.0f} s more; nothing was sent",
+        provider=candidate.provider,
+        model=candidate.model,
+        retry_after_s=round(for_s, 3),
+        **{SKIPPED: True},
+    )
+    error.retryable = False
+    return error
 
 
 def _status(outcome: object) -> Literal["SUCCEEDED", "FAILED", "CANCELLED"]:

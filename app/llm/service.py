@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypedDict
 
 from app.llm import responses
+from app.llm.breaker import Breaker
 from app.llm.cache import CacheRules, slot_for
 from app.llm.candidates import Candidate, RouteDecision
 from app.llm.context import ResolvedContext, resolve_context
@@ -62,6 +63,8 @@ class Wiring:
     clock: Clock
     new_id: IdFactory
     telemetry: Telemetry
+    breaker: Breaker | None = None
+    """Shared by the views of one service; None makes a new one."""
     join: Callable[[Any], LLMRunRepo] | None = None
     """Makes the joined binding for a caller's session; None without persistence."""
 
@@ -95,6 +98,7 @@ class LLMService:
         self._cache = CacheRules.from_settings(settings)
         self._claims = ClaimPolicy.from_settings(settings)
         self._retries = RetryPolicy.from_settings(settings)
+        self._breaker = wiring.breaker or Breaker(wiring.clock)
         self._settings = settings
 
     async def chat(self, request: LLMRequest, *, context: LLMCallContext | None = None) -> LLMResponse:
@@ -141,11 +145,11 @@ class LLMService:
         """
         if self._wiring.join is None:
             raise LLMContractError("joined() needs persisted runs (LLM_PERSIST_RUNS=true)")
-        return LLMService(replace(self._wiring, repo=self._wiring.join(session)))
+        return LLMService(replace(self._wiring, repo=self._wiring.join(session), breaker=self._breaker))
 
     def explain(self, request: LLMRequest) -> RouteDecision:
         """Return the route that the request would take; nothing is sent or recorded."""
-        return self._router.route(request, caps=self._wiring.catalog)
+        return self._router.route(request, caps=self._wiring.catalog, health=self._breaker.health())
 
     def candidates(
         self, *, profile: LLMProfile | None = None, model: str | None = None
@@ -324,6 +328,7 @@ class LLMService:
             attempt_cap_s=self._settings.attempt_timeout_s,
             deadline=call.deadline,
             telemetry=self._telemetry,
+            breaker=self._breaker,
             jitter=random.random,
             cached=cached,
         )

@@ -21,7 +21,7 @@ MAX_AGE_S = 100 * 365 * 86_400.0
 MAX_BATCH = 10_000
 MAX_BATCH_BYTES = 16 * 2**20
 """Payload bytes per write; freeing the pages of large texts takes longer than deleting rows."""
-SHORTEST_PAUSE_S = 0.005
+SHORTEST_PAUSE_S = 0.05
 """Seconds between two writes, or as long as the first of them took: others get half of the time at least."""
 
 
@@ -213,10 +213,14 @@ def _address(row: Any) -> Address:
 async def _to_its_end(work: Coroutine[Any, Any, T]) -> T:
     """Return what a write gives; a caller that is cancelled meanwhile leaves when the write has ended."""
     task = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait({task})
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
         if not task.cancelled():
             task.exception()  # looked at: the cancellation is what the caller hears of
-        raise
+        raise cancelled
+    return task.result()

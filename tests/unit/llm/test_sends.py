@@ -6,6 +6,7 @@ import pytest
 
 from app.core.clock import SystemClock
 from app.core.logging import get_logger
+from app.llm.breaker import Breaker
 from app.llm.errors import LLMAuth, LLMContextExceeded, LLMError, LLMFenced, LLMTimeout
 from app.llm.persistence.memory import MemoryRunRepo
 from app.llm.ports import StoredAnswer
@@ -70,6 +71,7 @@ def _sends(
         attempt_cap_s=30.0,
         deadline=Deadline.after(clock, total_s),
         telemetry=Telemetry(log=get_logger()),
+        breaker=Breaker(clock),
         jitter=lambda: 0.5,
         cached=cached or nothing,
     )
