@@ -169,9 +169,10 @@ class LLMService:
         await self._repo.drain()
 
     async def close(self) -> None:
-        """Drain, then close connections; idempotent."""
+        """Drain, then close connections; idempotent. A joined view leaves those of its service open."""
         await self._repo.close()
-        await self._wiring.client.close()
+        if not self._repo.inline:
+            await self._wiring.client.close()
 
     # -- the story
 

@@ -6,7 +6,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, JsonValue, field_validator, model_validator
+from pydantic import Field, JsonValue, ValidationInfo, field_validator, model_validator
 
 from app.llm.messages import (
     Frozen,
@@ -110,10 +110,10 @@ class LLMRequest(Frozen):
     metadata: dict[str, JsonValue] = Field(default_factory=dict)
     """`workspace_id`, `pipeline_run_id`, `stage` are read from here; the rest is stored, 4 KB of JSON at most."""
 
-    @field_validator("idempotency_key")
+    @field_validator("idempotency_key", "model")
     @classmethod
-    def _key_is_printable(cls, value: str | None) -> str | None:
-        return value if value is None else printable(value, "idempotency_key")
+    def _is_printable(cls, value: str | None, info: ValidationInfo) -> str | None:
+        return value if value is None else printable(value, str(info.field_name))
 
     @field_validator("metadata")
     @classmethod

@@ -1,65 +1,36 @@
-"""Pruning: what is old goes, whoever holds a live key stays, and no answer loses its text to it."""
+"""Pruning: what is old goes, whoever holds a live key stays, and what was said goes last."""
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.db.engine import build_engine
 from app.llm.errors import LLMAnswerNotStored
-from app.llm.persistence import ledger as protocol
-from app.llm.persistence import retention, settlement, statements_retention
-from app.llm.persistence.executor import EngineExecutor, Result, SessionExecutor, Step, Steps
-from app.llm.persistence.models import LLMAttempt, LLMPayload
+from app.llm.persistence import retention, statements_retention
+from app.llm.persistence.executor import EngineExecutor, Step
+from app.llm.persistence.models import LLMRun
 from app.llm.persistence.retention import Pruned, preview, prune
-from app.llm.ports import Hit, NewRun, Replay, Won
+from app.llm.ports import Hit, Replay, Won
 from app.llm.testing.client import ScriptedClient
 from tests.conformance.conftest import Ledger
-from tests.support.ledger import Outside, again, failure, new_run, request, settings_for, success
-from tests.support.service import rules_of, service
+from tests.support.ledger import Outside, again, failure, new_run, request
+from tests.support.retention import (
+    DAY_S,
+    Paused,
+    age_payloads,
+    aged,
+    answered,
+    delete_rows,
+    ids,
+    one_text,
+    unreadable,
+)
+from tests.support.service import service
 
-DAY_S = 86_400.0
 KEYED = request(idempotency_key="k1")
-
-
-class Paused:
-    """An executor that lets a test act before each transaction and between its steps, which run as ever."""
-
-    def __init__(self, inner: EngineExecutor) -> None:
-        self._inner = inner
-        self.before: Callable[[], Any] | None = None
-        self.between: Callable[[], None] = lambda: None
-        """Called after each statement, and before the commit."""
-        self.transactions = 0
-
-    async def transaction(self, steps: Callable[[], Steps[Any]]) -> Any:
-        self.transactions += 1
-        if self.before is not None:
-            await self.before()
-
-        return await self._inner.transaction(lambda: self._watched(steps()))
-
-    def _watched(self, steps: Steps[Any]) -> Steps[Any]:
-        step = next(steps)
-        try:
-            while True:
-                result = yield step
-                self.between()
-                step = steps.send(result)
-        except StopIteration as end:
-            return end.value
-
-    async def read(self, step: Step) -> Result:
-        return await self._inner.read(step)
-
-    async def close(self) -> None:
-        await self._inner.close()
 
 
 @pytest.fixture
@@ -67,55 +38,6 @@ async def executor(db_url: str) -> AsyncIterator[Paused]:
     made = Paused(EngineExecutor(db_url, timeout_s=5))
     yield made
     await made.close()
-
-
-async def answered(ledger: Ledger, run: NewRun, text: str = "A box.", **values: Any) -> NewRun:
-    """Return a run that was claimed and has its answer."""
-    repo = ledger.repo(**values)
-    assert isinstance(await repo.create_started(run), Won)
-    await repo.mark_succeeded(run, success(run, text))
-    return run
-
-
-async def aged(seen: Outside, *runs: NewRun, seconds: float = 2 * DAY_S, payloads: bool = True) -> None:
-    """Let runs have finished, and all payloads have been referred to, `seconds` ago."""
-    for run in runs:
-        await seen.age(run.run_id, seconds)
-    if payloads:
-        await age_payloads(seen, seconds)
-
-
-async def age_payloads(seen: Outside, seconds: float = 2 * DAY_S) -> None:
-    async with seen.engine.begin() as connection:
-        past = datetime.now(UTC) - timedelta(seconds=seconds)
-        await connection.execute(sa.update(LLMPayload).values(last_ref_at=past))
-
-
-async def delete_rows(seen: Outside, *runs: NewRun) -> None:
-    """Leave the texts of runs behind, as a prune that was stopped does."""
-    table = protocol.sql.runs
-    async with seen.engine.begin() as connection:
-        await connection.execute(sa.delete(table).where(table.c.id.in_([run.run_id for run in runs])))
-
-
-async def ids(seen: Outside) -> set[str]:
-    return {row["id"] for row in await seen.runs()}
-
-
-async def unreadable(seen: Outside) -> list[str]:
-    """Return the runs with an answer whose request or response is not there."""
-    stored = {(row["workspace_id"], row["sha256"]) for row in await seen.payloads()}
-    return [
-        row["id"]
-        for row in await seen.runs(status="SUCCEEDED")
-        for name in ("request_payload", "response_payload")
-        if row[name] is not None and (row["workspace_id"], row[name]) not in stored
-    ]
-
-
-def one_text(text: str = "same", **fields: Any) -> NewRun:
-    """Return a run without a key: several of them share their payloads."""
-    return new_run(request(text), **fields)
 
 
 # -- which runs go
@@ -214,7 +136,7 @@ async def test_batches_of_two_do_what_one_batch_does(
     seen = autonomous.outside
     await aged(seen, *old, *kept)
     async with seen.engine.begin() as connection:
-        table = protocol.sql.runs
+        table = LLMRun.__table__
         past = datetime.now(UTC) - timedelta(days=3)
         await connection.execute(
             sa.update(table)
@@ -351,174 +273,21 @@ async def test_a_key_whose_words_were_forgotten_says_so_and_is_not_executed_agai
     assert client.sends == 1
 
 
-# -- beside the ledger's own writes
-
-
-async def orphaned(autonomous: Ledger) -> NewRun:
-    """Return a run whose texts nobody refers to, long since; its row is gone."""
-    run = await answered(autonomous, one_text())
-    await aged(autonomous.outside, run)
-    await delete_rows(autonomous.outside, run)
-    return run
-
-
-async def test_a_finish_between_the_look_and_the_deletion_keeps_its_texts(
-    autonomous: Ledger, executor: Paused
-):
-    """I20."""
-    run = await orphaned(autonomous)
-
-    async def finish() -> None:
-        executor.before = None
-        await answered(autonomous, again(run))
-
-    executor.before = finish
-    assert await prune(executor, older_than_s=DAY_S) == Pruned(attempts=0)
-    assert executor.transactions == 1
-    assert len(await autonomous.outside.payloads()) == 2
-    assert await unreadable(autonomous.outside) == []
-
-
-async def test_a_finish_that_is_not_yet_committed_keeps_its_texts(autonomous: Ledger, executor: Paused):
-    """I20. PostgreSQL: the prune sees no run, and goes past the rows that it holds; SQLite: the prune waits."""
-    run = again(await orphaned(autonomous))
-    repo = autonomous.repo()
-    await repo.create_started(run)
-    written, may_commit = asyncio.Event(), asyncio.Event()
-    finishing = asyncio.create_task(_finish_slowly(autonomous, run, written, may_commit))
-    await written.wait()
-    pruning = asyncio.create_task(prune(executor, older_than_s=DAY_S))
-    if autonomous.url.startswith("postgresql"):
-        assert await pruning == Pruned()
-    may_commit.set()
-    await finishing
-    assert await pruning == Pruned()
-    assert len(await autonomous.outside.payloads()) == 2
-    assert await unreadable(autonomous.outside) == []
-
-
-async def test_a_finish_that_begins_before_the_deletion_is_committed_stores_its_texts_again(
-    autonomous: Ledger, executor: Paused
-):
-    """I20."""
-    run = again(await orphaned(autonomous))
-    repo = autonomous.repo()
-    await repo.create_started(run)
-    finishing: list[asyncio.Task[Any]] = []
-
-    def finish() -> None:
-        finishing.append(asyncio.create_task(repo.mark_succeeded(run, success(run))))
-
-    executor.between = finish
-    assert await prune(executor, older_than_s=DAY_S) == Pruned(payloads=2)
-    await asyncio.gather(*finishing)
-    assert len(finishing) == 1
-    assert len(await autonomous.outside.payloads()) == 2
-    assert await unreadable(autonomous.outside) == []
-
-
-async def test_finishes_and_prunes_at_the_same_time_lose_no_text(autonomous: Ledger, executor: Paused):
-    """I20. All runs share two texts, which look long unused whenever nobody touches them."""
-    repo, seen = autonomous.repo(), autonomous.outside
-    done = asyncio.Event()
-
-    async def finishes() -> None:
-        try:
-            for _ in range(25):
-                run = one_text()
-                await repo.create_started(run)
-                await repo.mark_succeeded(run, success(run))
-                assert await unreadable(seen) == []
-                await aged(seen, run)
-        finally:
-            done.set()
-
-    async def prunes() -> None:
-        while not done.is_set():
-            await prune(executor, older_than_s=DAY_S)
-
-    await asyncio.gather(finishes(), prunes())
-    await prune(executor, older_than_s=DAY_S)
-    assert await ids(seen) == set()
-    assert await seen.payloads() == []
-
-
-@pytest.mark.pg
-async def test_rows_that_somebody_writes_to_are_passed_by(pg_url: str):
-    """PostgreSQL: a prune waits for nobody, so it can deadlock with nobody."""
-    async with AsyncExitStack() as stack:
-        ledger = Ledger(pg_url, "autonomous", stack)
-        stack.push_async_callback(ledger.outside.close)
-        executor = EngineExecutor(pg_url, timeout_s=5)
-        stack.push_async_callback(executor.close)
-        held, free = await answered(ledger, one_text("held")), await answered(ledger, one_text("free"))
-        await aged(ledger.outside, held, free)
-        async with ledger.outside.engine.connect() as connection:
-            table = protocol.sql.runs
-            await connection.execute(
-                sa.update(table).where(table.c.id == held.run_id).values(replayed_count=1)
-            )
-            assert (await prune(executor, older_than_s=DAY_S)).runs == 1
-            await connection.commit()
-        assert await ids(ledger.outside) == {held.run_id}
-        assert len(await ledger.outside.attempts(held.run_id)) == 1
-        assert (await prune(executor, older_than_s=DAY_S)).runs == 1
-
-
-async def _finish_slowly(
-    autonomous: Ledger, run: NewRun, written: asyncio.Event, may_commit: asyncio.Event
-) -> None:
-    """Execute the finish of `run` on a connection of our own, and commit it when we may."""
-    settled = settlement.of_success(
-        run,
-        success(run),
-        owner=rules_of(settings_for(autonomous.url), "one").owner,
-        key_ttl_s=None,
-        keep=True,
-    )
-    engine = build_engine(autonomous.url, timeout_s=5)
-    async with AsyncSession(engine) as session:
-        await SessionExecutor(session, timeout_s=5).transaction(lambda: protocol.finish(settled))
-        written.set()
-        await may_commit.wait()
-        await session.commit()
-    await engine.dispose()
-
-
-async def test_a_cancelled_prune_ends_with_a_whole_batch(autonomous: Ledger, executor: Paused):
-    runs = [await answered(autonomous, one_text(f"{n}")) for n in range(4)]
-    seen = autonomous.outside
-    await aged(seen, *runs)
-    job: list[asyncio.Task[Pruned]] = []
-    executor.between = lambda: job[0].cancel() and None
-    job.append(asyncio.create_task(prune(executor, older_than_s=DAY_S, batch=2)))
-    with pytest.raises(asyncio.CancelledError):
-        await job[0]
-    executor.between = lambda: None
-    left = await ids(seen)
-    assert left == {run.run_id for run in runs[2:]}
-    table = LLMAttempt.__table__
-    assert {row["run_id"] for row in await seen.rows(sa.select(table.c.run_id))} == left
-    assert executor.transactions == 1
-    assert (await prune(executor, older_than_s=DAY_S)).payloads == 5
-
-
-async def test_a_prune_looks_up_references_by_index(autonomous: Ledger, executor: Paused):
+async def test_references_are_looked_up_by_index(autonomous: Ledger):
     """Without these indexes each payload would cost a look at every run."""
-    for n in range(3):
-        await answered(autonomous, one_text(f"{n}"))
     which = statements_retention.Selection(older_than_s=0, workspace_id=None, payloads_only=False, keys=False)
-    step = statements_retention.find_orphans(which, ("", ""), 10)
-    async with autonomous.outside.engine.connect() as connection:
+    look = statements_retention.find_orphans(which, ("", ""), 10)
+    deletion = statements_retention.delete_orphans(("", ""), ("w1", "f"))
+    for plan in (await plan_of(autonomous.outside, look), await plan_of(autonomous.outside, deletion)):
+        assert "ix_llm_runs_request_payload" in plan
+        assert "ix_llm_runs_response_payload" in plan
+
+
+async def plan_of(seen: Outside, step: Step) -> str:
+    async with seen.engine.connect() as connection:
         dialect = connection.dialect
         text = str(step.statement.compile(dialect=dialect, compile_kwargs={"literal_binds": True}))  # type: ignore[attr-defined]
-        sqlite = dialect.name == "sqlite"
-        if not sqlite:
-            await connection.exec_driver_sql("SET enable_seqscan = off")  # so few rows need no index
-        plan = str(
-            (
-                await connection.exec_driver_sql(f"{'EXPLAIN QUERY PLAN' if sqlite else 'EXPLAIN'} {text}")
-            ).all()
-        )
-    assert "ix_llm_runs_request_payload" in plan
-    assert "ix_llm_runs_response_payload" in plan
+        if dialect.name == "sqlite":
+            return str((await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}")).all())
+        await connection.exec_driver_sql("SET enable_seqscan = off")  # so few rows need no index
+        return str((await connection.exec_driver_sql(f"EXPLAIN {text}")).all())

@@ -18,7 +18,6 @@ from tests.support.service import Watched, refused, rig, service
 
 pytestmark = pytest.mark.crash
 KEYED = request(idempotency_key="k1")
-SHORT = {"finish_budget_s": 0.05}
 
 
 @pytest.fixture
@@ -34,7 +33,7 @@ def _spools(folder: Path, pattern: str = "*.spool") -> list[Path]:
 
 async def test_a_paid_answer_survives_a_database_that_is_away(db_url: str, outside: Outside, caplog: Any):
     """Returned, spooled, replayed from the pending line, and written before the next claim."""
-    async with rig(db_url, **SHORT) as rigged:
+    async with rig(db_url) as rigged:
         rigged.ledger.away_for = {"finish"}
         answer = await rigged.llm.chat(KEYED)
         assert (answer.text, answer.persisted) == ("answer 1", False)
@@ -64,7 +63,7 @@ async def test_a_paid_answer_survives_a_database_that_is_away(db_url: str, outsi
 
 
 async def test_a_short_outage_is_waited_for_within_the_finish_budget(db_url: str, outside: Outside):
-    async with rig(db_url, finish_budget_s=5) as rigged:
+    async with rig(db_url) as rigged:
 
         def back_at_the_third(name: str) -> None:
             rigged.ledger.away_for = {"finish"} if rigged.ledger.seen.count("finish") < 3 else set()
@@ -79,7 +78,7 @@ async def test_a_short_outage_is_waited_for_within_the_finish_budget(db_url: str
 
 async def test_a_lost_acknowledgement_of_a_finish_is_no_second_finish(db_url: str, outside: Outside):
     """I12: committed, then the connection broke."""
-    async with rig(db_url, finish_budget_s=5) as rigged:
+    async with rig(db_url) as rigged:
         rigged.ledger.lost_acknowledgements = {"finish"}
         answer = await rigged.llm.chat(KEYED)
         assert answer.persisted
@@ -105,7 +104,7 @@ async def test_a_failure_that_could_not_be_written_frees_its_key_when_the_databa
     db_url: str, outside: Outside
 ):
     """I10."""
-    async with rig(db_url, ScriptedClient([refused()]), max_attempts=1, **SHORT) as rigged:
+    async with rig(db_url, ScriptedClient([refused()]), max_attempts=1) as rigged:
         rigged.ledger.away_for = {"finish"}
         with pytest.raises(Exception, match="refused"):
             await rigged.llm.chat(KEYED)
@@ -115,7 +114,7 @@ async def test_a_failure_that_could_not_be_written_frees_its_key_when_the_databa
 
 
 async def test_closing_writes_what_was_spooled(db_url: str, outside: Outside):
-    async with rig(db_url, **SHORT) as rigged:
+    async with rig(db_url) as rigged:
         rigged.ledger.away_for = {"finish"}
         answer = await rigged.llm.chat(KEYED)
         rigged.ledger.away_for = set()
@@ -129,7 +128,7 @@ async def test_a_spool_that_cannot_be_written_costs_the_record_and_not_the_answe
     """One ERROR line names the run; start-up has warned already."""
     blocked = tmp_path / "a file, not a directory"
     blocked.write_text("")
-    async with rig(sqlite_url, spool_dir=blocked, **SHORT) as rigged:
+    async with rig(sqlite_url, spool_dir=blocked) as rigged:
         assert [
             record.levelno for record in caplog.records if "spool cannot be written" in record.message
         ] == [logging.WARNING]
@@ -148,7 +147,7 @@ async def test_a_torn_line_is_kept_aside_and_the_whole_ones_are_written(
 ):
     """A process was killed while it wrote: its answer was never returned, the others were."""
     client = ScriptedClient(gate=asyncio.Event())
-    async with rig(db_url, client, **SHORT) as rigged:
+    async with rig(db_url, client) as rigged:
         rigged.ledger.away_for = {"finish"}
         calls = [asyncio.create_task(rigged.llm.chat(request(idempotency_key=f"k{n}"))) for n in range(2)]
         while client.sends < 2:  # noqa: ASYNC110
@@ -174,7 +173,7 @@ async def test_a_spooled_answer_of_an_owner_that_was_taken_over_is_accounted_lat
     db_url: str, outside: Outside
 ):
     """I8: another machine could not see the spool; after the lease it executed the key again."""
-    async with rig(db_url, **SHORT) as rigged:
+    async with rig(db_url) as rigged:
         rigged.ledger.away_for = {"finish"}
         mine = await rigged.llm.chat(KEYED)
         await outside.end_lease(mine.run_id)
@@ -193,7 +192,7 @@ async def test_a_spooled_answer_of_an_owner_that_was_taken_over_is_accounted_lat
 
 async def test_a_caller_that_leaves_while_the_spool_is_drained_breaks_nothing(db_url: str, outside: Outside):
     """I11."""
-    async with rig(db_url, **SHORT) as rigged:
+    async with rig(db_url) as rigged:
         rigged.ledger.away_for = {"finish"}
         answer = await rigged.llm.chat(KEYED)
         rigged.ledger.away_for = set()
@@ -234,7 +233,7 @@ async def test_a_postgres_that_stops_and_comes_back(server: Postgres, tmp_path: 
     async def carry_on(*_: Any) -> None: ...
 
     client = Watched(carry_on)
-    async with service(url, client, finish_budget_s=0.3, ledger_timeout_s=2) as llm:
+    async with service(url, client, finish_budget_s=1, ledger_timeout_s=2) as llm:
         before = await llm.chat(request(idempotency_key="k0"))
         client.look = stop
         answer = await llm.chat(KEYED)

@@ -31,7 +31,6 @@ SETTINGS: dict[str, Any] = {
     "profile_advanced": f"{SECOND},{FIRST}",
     "gemini_api_key": GEMINI_KEY,
     "default_workspace": "w1",
-    "finish_budget_s": 0.3,
 }
 """Two candidates; the first one is local."""
 

@@ -97,7 +97,7 @@ async def crash(*, url: str, file: str, key: str, at: str) -> Any:
 
 async def spool_and_die(*, url: str, file: str, key: str) -> Any:
     """Lose the database after the paid call, return the answer, and be killed."""
-    async with rig(url, Counted(file), finish_budget_s=0.05) as rigged:
+    async with rig(url, Counted(file)) as rigged:
         rigged.ledger.away_for = {"finish"}
         answer = await rigged.llm.chat(request(idempotency_key=key))
         assert answer.persisted is False

@@ -11,7 +11,7 @@ from time import monotonic
 from typing import Any, TypeVar
 
 from app.llm.persistence import statements_retention as sql
-from app.llm.persistence.executor import Executor, Step, Steps
+from app.llm.persistence.executor import Executor, Steps
 from app.llm.persistence.statements_retention import Address, Selection
 
 T = TypeVar("T")
@@ -73,7 +73,7 @@ async def prune(  # one parameter for each choice
     """
     which = _selection(older_than_s, workspace_id, payloads_only=payloads_only, keys=keys)
     if batch is None:
-        batch = int((await executor.read(Step(sql.USUAL_BATCH, {}))).rows[0]["rows"])
+        batch = int((await executor.read(sql.USUAL_BATCH)).rows[0]["rows"])
     if not 1 <= batch <= MAX_BATCH:
         raise ValueError(f"batch is {batch}: 1 to {MAX_BATCH} rows")
     job = _Job(executor, which, batch, progress)
@@ -173,6 +173,7 @@ def _selection(
 
 def _prune_page(which: Selection, after: str, last: str) -> Callable[[], Steps[Pruned]]:
     def steps() -> Steps[Pruned]:
+        yield sql.NO_COMPILER
         if which.payloads_only:
             emptied = yield sql.empty_runs(which, after, last)
             return Pruned(runs=emptied.rowcount)
@@ -185,6 +186,7 @@ def _prune_page(which: Selection, after: str, last: str) -> Callable[[], Steps[P
 
 def _prune_orphans(after: Address, last: Address) -> Callable[[], Steps[Pruned]]:
     def steps() -> Steps[Pruned]:
+        yield sql.NO_COMPILER
         return Pruned(payloads=(yield sql.delete_orphans(after, last)).rowcount)
 
     return steps

@@ -17,7 +17,7 @@ from app.llm.persistence.executor import Step
 from app.llm.persistence.models import STARTED
 from app.llm.persistence.statements import attempts, payloads, runs
 
-SCAN = 10_000
+SCAN = 5_000
 """Rows that one read looks at."""
 PAYLOAD_REST_S = 3600.0
 """Seconds since the last reference before a payload may go: a finish that is under way refers to younger ones."""
@@ -53,7 +53,63 @@ def _batch_postgresql(_element: usual_batch, _compiler: SQLCompiler, **_: Any) -
     return "5000"
 
 
-USUAL_BATCH = sa.select(usual_batch().label("rows"))
+class no_compiler(FunctionElement[Any]):  # noqa: N801
+    """PostgreSQL takes the range of a page for a third of the table: compiling would take longer than deleting."""
+
+    inherit_cache = True
+
+
+@compiles(no_compiler, "sqlite")
+def _no_compiler_sqlite(_element: no_compiler, _compiler: SQLCompiler, **_: Any) -> str:
+    return "NULL"
+
+
+@compiles(no_compiler, "postgresql")
+def _no_compiler_postgresql(_element: no_compiler, _compiler: SQLCompiler, **_: Any) -> str:
+    return "set_config('jit', 'off', true)"
+
+
+class place(FunctionElement[Any]):  # noqa: N801
+    """Where a row of `page` is stored."""
+
+    inherit_cache = True
+
+
+class is_among(FunctionElement[bool]):  # noqa: N801
+    """Whether a row is stored at one of the places that a SELECT of them finds and locks.
+
+    Not a comparison of keys: PostgreSQL would plan a join with the page, whose size it cannot guess, and could choose
+    one that reads the page anew for every row of the table. A row that was changed since the statement began is
+    stored elsewhere, and stays.
+    """
+
+    type = sa.Boolean()
+    inherit_cache = True
+
+
+@compiles(place, "sqlite")
+def _place_sqlite(_element: place, _compiler: SQLCompiler, **_: Any) -> str:
+    return "page.rowid"
+
+
+@compiles(place, "postgresql")
+def _place_postgresql(_element: place, _compiler: SQLCompiler, **_: Any) -> str:
+    return "page.ctid"
+
+
+@compiles(is_among, "sqlite")
+def _among_sqlite(element: is_among, compiler: SQLCompiler, **kw: Any) -> str:
+    return f"rowid IN {compiler.process(element.clauses, **kw)}"
+
+
+@compiles(is_among, "postgresql")
+def _among_postgresql(element: is_among, compiler: SQLCompiler, **kw: Any) -> str:
+    return f"ctid = ANY (ARRAY{compiler.process(element.clauses, **kw)})"
+
+
+USUAL_BATCH = Step(sa.select(usual_batch().label("rows")), {})
+NO_COMPILER = Step(sa.select(no_compiler()), {})
+"""First step of a write, and for that transaction only."""
 
 # -- runs
 
@@ -116,7 +172,7 @@ def count_attempts(which: Selection, after: str, last: str) -> Step:
 
 def delete_runs(which: Selection, after: str, last: str) -> Step:
     """Return the deletion of a page's runs, but for those that somebody is writing to."""
-    return _step(sa.delete(runs).where(runs.c.id.in_(_lock_runs(which, after, last))))
+    return _step(sa.delete(runs).where(_lock_runs(which, after, last)))
 
 
 def empty_runs(which: Selection, after: str, last: str) -> Step:
@@ -124,7 +180,7 @@ def empty_runs(which: Selection, after: str, last: str) -> Step:
     return _step(
         sa.update(runs)
         .values(request_payload=sa.null(), response_payload=sa.null())
-        .where(runs.c.id.in_(_lock_runs(which, after, last)))
+        .where(_lock_runs(which, after, last))
     )
 
 
@@ -136,14 +192,9 @@ def delete_attempts(after: str, last: str) -> Step:
     )
 
 
-def _lock_runs(which: Selection, after: str, last: str) -> sa.Select[Any]:
+def _lock_runs(which: Selection, after: str, last: str) -> is_among:
     page = runs.alias("page")
-    prunable = _is_prunable(which, page)
-    return (
-        sa.select(page.c.id)
-        .where(page.c.id > after, page.c.id <= last, prunable)
-        .with_for_update(skip_locked=True)
-    )
+    return _locked(page, page.c.id > after, page.c.id <= last, _is_prunable(which, page))
 
 
 def _page_of_runs(after: str, last: str) -> tuple[sa.ColumnElement[bool], ...]:
@@ -206,17 +257,8 @@ def delete_orphans(after: Address, last: Address) -> Step:
     """
     page = payloads.alias("page")
     address = sa.tuple_(page.c.workspace_id, page.c.sha256)
-    orphans = (
-        sa.select(page.c.workspace_id, page.c.sha256)
-        .where(address > sa.tuple_(*after), address <= sa.tuple_(*last), *_is_orphan(page))
-        .with_for_update(skip_locked=True)
-    )
-    return _step(
-        sa.delete(payloads).where(
-            sa.tuple_(payloads.c.workspace_id, payloads.c.sha256).in_(orphans),
-            payloads.c.last_ref_at < _ago(PAYLOAD_REST_S),
-        )
-    )
+    orphans = _locked(page, address > sa.tuple_(*after), address <= sa.tuple_(*last), *_is_orphan(page))
+    return _step(sa.delete(payloads).where(orphans, payloads.c.last_ref_at < _ago(PAYLOAD_REST_S)))
 
 
 def _window_of_payloads(which: Selection, after: Address) -> sa.Select[Any]:
@@ -235,6 +277,11 @@ def _is_orphan(of: sa.FromClause) -> list[sa.ColumnElement[bool]]:
         .is_(None)
         for name in ("request_payload", "response_payload")
     ]
+
+
+def _locked(page: sa.FromClause, *conditions: sa.ColumnElement[bool]) -> is_among:
+    found = sa.select(place()).select_from(page).where(*conditions)
+    return is_among(found.with_for_update(skip_locked=True).scalar_subquery())
 
 
 def _ago(seconds: float) -> db_now:

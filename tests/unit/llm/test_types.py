@@ -236,3 +236,8 @@ def test_an_attempt_survives_json():
         possibly_paid=True,
     )
     assert Attempt.model_validate_json(attempt.model_dump_json()) == attempt
+
+
+def test_a_model_name_with_a_control_character_is_refused():
+    with pytest.raises(ValidationError, match="printable"):
+        LLMRequest(messages=(Message.user("x"),), model="ollama:a\x00b")

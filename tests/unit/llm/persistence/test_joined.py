@@ -300,3 +300,13 @@ async def test_a_broken_session_is_a_ledger_error(pg_url: str):
         assert "SELECT" not in str(caught.value)
     await outside.close()
     await engine.dispose()
+
+
+async def test_closing_a_joined_view_leaves_its_service_open(db_url: str, engine: AsyncEngine):
+    client = ScriptedClient()
+    async with service(db_url, client) as llm:
+        async with AsyncSession(engine) as session:
+            await llm.joined(session).close()
+        assert not client.closed
+        assert (await llm.chat(request())).text == "answer 1"
+    assert client.closed
