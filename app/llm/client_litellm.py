@@ -64,10 +64,16 @@ class LiteLLMClient:
         self._engine_lock = threading.Lock()
 
     async def send(
-        self, request: LLMRequest, candidate: Candidate, *, timeout_s: float, on_send: Callable[[], None]
+        self,
+        request: LLMRequest,
+        candidate: Candidate,
+        *,
+        run_id: str,
+        timeout_s: float,
+        on_send: Callable[[], None],
     ) -> ProviderReply:
         """Return the candidate's answer; as in `ChatClient.send`."""
-        outcome = await self._outcome(request, candidate, timeout_s, on_send)
+        outcome = await self._outcome(request, candidate, run_id, timeout_s, on_send)
         if isinstance(outcome, LLMProviderError):
             # Here, where no exception is handled and no frame knows the key: chains and tracebacks get logged.
             raise outcome.with_traceback(None) from None
@@ -84,7 +90,12 @@ class LiteLLMClient:
             await engine.close()
 
     async def _outcome(
-        self, request: LLMRequest, candidate: Candidate, timeout_s: float, on_send: Callable[[], None]
+        self,
+        request: LLMRequest,
+        candidate: Candidate,
+        run_id: str,
+        timeout_s: float,
+        on_send: Callable[[], None],
     ) -> ProviderReply | LLMProviderError:
         provider = _MODULES[candidate.provider]
         if not provider.usable(self._settings):
@@ -104,7 +115,7 @@ class LiteLLMClient:
         try:
             async with deadline:
                 engine = await self._warmed()
-                async with self._limits.slot(candidate.provider) as waited_ms:
+                async with self._limits.slot(candidate.provider, run_id) as waited_ms:
                     response = await engine.send(candidate, options, exchange)
             return reply_of(
                 response,

@@ -16,6 +16,7 @@ LLMError
 │   ├── LLMUnavailable            refused, reset, 5xx
 │   ├── LLMTimeout                no complete answer in time
 │   ├── LLMRateLimited            429
+│   ├── LLMQueueFull              too many calls wait for a slot already; nothing was sent
 │   ├── LLMBadRequest             400-class: the request itself is refused
 │   ├── LLMContextExceeded        the prompt does not fit
 │   ├── LLMCapability             the model cannot do what was asked (tools, thinking)
@@ -185,6 +186,13 @@ class LLMRateLimited(LLMProviderError):
 
     code = "rate_limited"
     retryable = True
+    fallback = True
+
+
+class LLMQueueFull(LLMProviderError):
+    """Too many calls wait for a slot of this provider: `run_ids` hold the slots. Nothing was sent."""
+
+    code = "queue_full"
     fallback = True
 
 

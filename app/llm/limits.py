@@ -2,23 +2,28 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Self
 
+from app.llm.errors import LLMQueueFull
 from app.llm.settings import LLMSettings
 from app.llm.types import LLMProvider
 
+MAX_NAMED = 5
+"""Run ids that an error's text names at most; its facts hold all."""
+
 
 class Limits:
-    """Slots per provider and over all providers; first come, first served.
+    """Slots per provider and over all providers; first come, first served; the queue is bounded too.
 
     Each event loop has slots of its own: one process normally runs one loop.
     """
 
-    def __init__(self, *, total: int, per_provider: Mapping[LLMProvider, int]) -> None:
+    def __init__(self, *, total: int, per_provider: Mapping[LLMProvider, int], queue: int = 1000) -> None:
         self._total = total
         self._per_provider = dict(per_provider)
+        self._queue = queue
         self._gates: dict[asyncio.AbstractEventLoop, _Gates] = {}
 
     @classmethod
@@ -30,28 +35,35 @@ class Limits:
                 LLMProvider.OLLAMA: settings.ollama_concurrency_limit,
                 LLMProvider.GEMINI: settings.gemini_concurrency_limit,
             },
+            queue=settings.queue_limit,
         )
 
     @asynccontextmanager
-    async def slot(self, provider: LLMProvider) -> AsyncIterator[float]:
+    async def slot(self, provider: LLMProvider, run_id: str) -> AsyncIterator[float]:
         """Hold a slot of `provider` and one of all; the value is how long that took, in milliseconds.
 
         The provider's slot comes first: whoever waits for a busy provider takes nothing from the others.
+
+        Raises:
+            LLMQueueFull: As many calls wait for this provider as may; the error names who holds its slots.
         """
         loop = asyncio.get_running_loop()
         gates = self._gates_of(loop)
         asked_at = loop.time()
-        async with gates.of[provider], gates.total:
-            gates.in_flight[provider] += 1
+        gates.join_queue(provider, self._queue)
+        async with AsyncExitStack() as held:
             try:
-                yield (loop.time() - asked_at) * 1000
+                await held.enter_async_context(gates.of[provider])
+                await held.enter_async_context(gates.total)
             finally:
-                gates.in_flight[provider] -= 1
+                gates.waiting[provider] -= 1
+            held.enter_context(gates.holding(provider, run_id))
+            yield (loop.time() - asked_at) * 1000
 
     def in_flight(self, provider: LLMProvider | None = None) -> int:
         """Return how many slots are held now: of one provider, or of all."""
-        counts = [gates.in_flight for gates in tuple(self._gates.values())]
-        return sum(each.total() if provider is None else each[provider] for each in counts)
+        held = [gates.held for gates in tuple(self._gates.values())]
+        return sum(len(runs) for each in held for name, runs in each.items() if provider in {None, name})
 
     def _gates_of(self, loop: asyncio.AbstractEventLoop) -> "_Gates":
         if loop not in self._gates:
@@ -61,9 +73,29 @@ class Limits:
 
 
 class _Gates:
-    """The semaphores of one event loop."""
+    """The semaphores of one event loop, and who holds them."""
 
     def __init__(self, total: int, per_provider: Mapping[LLMProvider, int]) -> None:
         self.total = asyncio.Semaphore(total)
         self.of = {provider: asyncio.Semaphore(slots) for provider, slots in per_provider.items()}
-        self.in_flight: Counter[LLMProvider] = Counter()
+        self.held: dict[LLMProvider, list[str]] = {provider: [] for provider in per_provider}
+        self.waiting: Counter[LLMProvider] = Counter()
+
+    def join_queue(self, provider: LLMProvider, limit: int) -> None:
+        if self.of[provider].locked() and self.waiting[provider] >= limit:
+            holders = tuple(self.held[provider])
+            raise LLMQueueFull(
+                f"{limit} calls wait for {provider} already (LLM_QUEUE_LIMIT); its slots are held by "
+                f"{', '.join(holders[:MAX_NAMED]) or 'nobody yet'}; nothing was sent",
+                provider=provider,
+                run_ids=holders,
+            )
+        self.waiting[provider] += 1
+
+    @contextmanager
+    def holding(self, provider: LLMProvider, run_id: str) -> Iterator[None]:
+        self.held[provider].append(run_id)
+        try:
+            yield
+        finally:
+            self.held[provider].remove(run_id)

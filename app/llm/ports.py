@@ -54,13 +54,20 @@ class ChatClient(Protocol):
     """Sends one attempt to one candidate; never retries, never falls back."""
 
     async def send(
-        self, request: LLMRequest, candidate: Candidate, *, timeout_s: float, on_send: Callable[[], None]
+        self,
+        request: LLMRequest,
+        candidate: Candidate,
+        *,
+        run_id: str,
+        timeout_s: float,
+        on_send: Callable[[], None],
     ) -> ProviderReply:
         """Return the candidate's answer.
 
         Args:
             request: Already `as_sent_to` the candidate's provider.
             candidate: Whom to ask.
+            run_id: For whom; named to others while they wait for the slot that this send holds.
             timeout_s: Seconds for queueing and the send together.
             on_send: Called once, when a slot is ours and right before the request is written. Where it was not
                 called, nothing was sent.

@@ -147,7 +147,9 @@ class Sends:
 
         request = self.run.request.as_sent_to(candidate.provider)
         try:
-            reply = await self.client.send(request, candidate, timeout_s=timeout_s, on_send=on_send)
+            reply = await self.client.send(
+                request, candidate, run_id=self.run.run_id, timeout_s=timeout_s, on_send=on_send
+            )
         except (LLMProviderError, asyncio.CancelledError) as error:
             if sent_at_s is not None:
                 self._record(candidate, started_at, error)

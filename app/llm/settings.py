@@ -133,6 +133,8 @@ class LLMSettings(BaseSettings):
     """Sends in flight at once to Ollama."""
     gemini_concurrency_limit: int = Field(default=32, ge=1)
     """Sends in flight at once to Gemini."""
+    queue_limit: int = Field(default=1000, ge=0)
+    """Calls that may wait for a slot of one provider; the next one is refused at once, or falls back."""
     default_timeout_s: float = Field(default=120.0, gt=0, le=86_400)
     """Seconds for a whole call that names no timeout: queueing, every send, every wait."""
     attempt_timeout_s: float = Field(default=60.0, gt=0, le=86_400)

@@ -197,6 +197,7 @@ class Watched:
         request: LLMRequest,
         candidate: Candidate,
         *,
+        run_id: str,  # noqa: ARG002
         timeout_s: float,  # noqa: ARG002  # the port's signature
         on_send: Callable[[], None],
     ) -> ProviderReply:

@@ -39,6 +39,7 @@ class Counted:
         request: LLMRequest,
         candidate: Candidate,  # noqa: ARG002  # the port's signature
         *,
+        run_id: str,  # noqa: ARG002
         timeout_s: float,  # noqa: ARG002
         on_send: Callable[[], None],
     ) -> ProviderReply:

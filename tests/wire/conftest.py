@@ -33,7 +33,11 @@ class Rig:
 
     async def send(self, request: LLMRequest = HELLO, *, timeout_s: float = 30) -> ProviderReply:
         return await self.client.send(
-            request, self.candidate, timeout_s=timeout_s, on_send=lambda: self.sends_begun.append(1)
+            request,
+            self.candidate,
+            run_id=f"run-{len(self.sends_begun)}",
+            timeout_s=timeout_s,
+            on_send=lambda: self.sends_begun.append(1),
         )
 
     async def answer(self, reply: Reply, request: LLMRequest = HELLO) -> ProviderReply:

@@ -42,7 +42,8 @@ class ScriptedClient:
         request: LLMRequest,
         candidate: Candidate,
         *,
-        timeout_s: float,  # the port's signature
+        run_id: str,  # noqa: ARG002  # the port's signature
+        timeout_s: float,
         on_send: Callable[[], None],
     ) -> ProviderReply:
         """Give the next scripted outcome, within `timeout_s` seconds."""

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from app.llm.errors import LLMQueueFull
 from app.llm.limits import Limits
 from app.llm.settings import load_settings
 from app.llm.types import LLMProvider
@@ -14,13 +15,13 @@ OLLAMA, GEMINI = LLMProvider.OLLAMA, LLMProvider.GEMINI
 class Holder:
     """A task that holds a slot until it is told to let go."""
 
-    def __init__(self, limits: Limits, provider: LLMProvider = OLLAMA) -> None:
+    def __init__(self, limits: Limits, provider: LLMProvider = OLLAMA, run_id: str = "run") -> None:
         self.waited_ms: float | None = None
         self._let_go = asyncio.Event()
-        self.task = asyncio.create_task(self._hold(limits, provider))
+        self.task = asyncio.create_task(self._hold(limits, provider, run_id))
 
-    async def _hold(self, limits: Limits, provider: LLMProvider) -> None:
-        async with limits.slot(provider) as self.waited_ms:
+    async def _hold(self, limits: Limits, provider: LLMProvider, run_id: str) -> None:
+        async with limits.slot(provider, run_id) as self.waited_ms:
             await self._let_go.wait()
 
     @property
@@ -112,9 +113,9 @@ async def test_what_is_held_is_counted_and_what_waits_is_not():
 async def test_an_error_inside_gives_the_slot_back():
     limits = slots(ollama=1)
     with pytest.raises(RuntimeError, match="the call failed"):
-        async with limits.slot(OLLAMA):
+        async with limits.slot(OLLAMA, "run"):
             raise RuntimeError("the call failed")
-    async with limits.slot(OLLAMA) as waited_ms:
+    async with limits.slot(OLLAMA, "run") as waited_ms:
         assert waited_ms >= 0
 
 
@@ -140,3 +141,39 @@ async def test_the_settings_bound_each_provider_and_all():
     await settled()
     assert [holder.has_slot for holder in holders] == [True, False, True, False]
     await all_leave(*holders)
+
+
+async def test_a_full_queue_refuses_and_names_who_holds_the_slots():
+    limits = Limits(total=10, per_provider={OLLAMA: 2, GEMINI: 1}, queue=1)
+    held = [Holder(limits, run_id="run-1"), Holder(limits, run_id="run-2")]
+    waiting = Holder(limits, run_id="run-3")
+    await settled()
+    with pytest.raises(LLMQueueFull, match="run-1, run-2; nothing was sent") as caught:
+        async with limits.slot(OLLAMA, "run-4"):
+            pass
+    assert caught.value.facts["run_ids"] == ("run-1", "run-2")
+    assert (caught.value.fallback, caught.value.retryable, caught.value.possibly_paid) == (True, False, False)
+    async with limits.slot(GEMINI, "run-5"):
+        assert limits.in_flight(GEMINI) == 1
+    await all_leave(*held, waiting)
+    async with limits.slot(OLLAMA, "run-6"):
+        assert limits.in_flight() == 1
+    assert limits.in_flight() == 0
+
+
+async def test_a_free_slot_is_never_refused_by_an_empty_queue():
+    limits = Limits(total=10, per_provider={OLLAMA: 1}, queue=0)
+    async with limits.slot(OLLAMA, "run-1"):
+        assert limits.in_flight() == 1
+
+
+async def test_whoever_is_cancelled_in_the_queue_makes_room_in_it():
+    limits = Limits(total=10, per_provider={OLLAMA: 1}, queue=1)
+    first, gone = Holder(limits, run_id="run-1"), Holder(limits, run_id="run-2")
+    await settled()
+    gone.task.cancel()
+    await settled()
+    third = Holder(limits, run_id="run-3")
+    await settled()
+    assert not third.task.done()
+    await all_leave(first, third)
