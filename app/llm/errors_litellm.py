@@ -277,7 +277,7 @@ def _said(body_text: str) -> str:
     payload = _json(body_text)
     error = payload.get("error") if isinstance(payload, dict) else None
     words = error.get("message") if isinstance(error, dict) else error
-    text = words if isinstance(words, str) else re.sub(r"<[^>]*>", " ", body_text)
+    text = words if isinstance(words, str) else re.sub(r"<[^<>]*>", " ", body_text)
     return " ".join(text.split())[:MAX_SAID_CHARS]
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 REDACTED = "[redacted]"
 MIN_SECRET_CHARS = 4  # replacing shorter ones would blank ordinary words
 
+# Each look-behind keeps a search from starting again inside what it has just read: without it they are quadratic.
 _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{6,}"), rf"\1 {REDACTED}"),
     (
@@ -18,8 +19,8 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"\bAIza[0-9A-Za-z_-]{20,}"), REDACTED),
     (re.compile(r"\b(?:sk|pk|rk|gsk|xox[abp]|ghp|gho|glpat)[-_][0-9A-Za-z_-]{12,}"), REDACTED),
     (re.compile(r"(://[^\s/:@]+:)[^\s/@]+@"), rf"\1{REDACTED}@"),
-    (re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+"), REDACTED),
-    (re.compile(r"(?<![\w-])\d(?:[ -]?\d){11,}(?![\w-])"), REDACTED),
+    (re.compile(r"(?<![\w.+-])[\w.+-]+@[\w-]+(?:\.[\w-]+)+"), REDACTED),
+    (re.compile(r"(?<![\w-])(?<!\d[ -])\d(?:[ -]?\d){11,}(?![\w-])"), REDACTED),
 )
 
 

@@ -74,8 +74,9 @@ class OneRequestHTTP:
             )
         if exchange.failure is not None:
             raise exchange.failure
+        body_read = exchange.body if exchange.status in GOOD else b""  # an error's body is read by us alone
         return httpx.Response(
-            exchange.status or 0, content=exchange.body, request=httpx.Request("POST", url)
+            exchange.status or 0, content=body_read, request=httpx.Request("POST", url)
         ).raise_for_status()
 
     async def close(self) -> None:

@@ -54,6 +54,8 @@ NOWHERE = "signalbox.invalid"
 MAX_FIRST_BACKOFF_S = 0.5
 FIRST_OF_PROFILE = {OLLAMA: LLMProfile.BALANCED, GEMINI: LLMProfile.ADVANCED}
 NAMES = {OLLAMA: "ollama:first", GEMINI: "gemini:second"}
+NOT_A_PROVIDERS_DOING = {"LLMQueueFull"}
+"""Our own queue: nothing was sent, and no socket can cause it."""
 ATTEMPT_COLUMNS = ("provider", "status", "error_code", "http_status", "possibly_paid", "retry_after_s")
 ON_POSTGRESQL = {
     "connection refused", "reset before the headers", "429, wait in seconds", "400 bad request", "500",
@@ -187,7 +189,7 @@ def without(name: str) -> Iterator[None]:
 
 
 async def called(llm: LLMService, fault: Fault, cell: Cell) -> LLMResponse | LLMProviderError:
-    """Return how the run ends for its caller, within ten times the longest that its sends may take."""
+    """Return how the run ends for its caller, well before a suite would hang."""
     asked = request(
         f"{fault.name}, {cell}",
         model=NAMES[cell.provider] if cell.company is Company.ALONE else None,
@@ -196,9 +198,8 @@ async def called(llm: LLMService, fault: Fault, cell: Cell) -> LLMResponse | LLM
         idempotency_key=new_id(),
         max_output_tokens=50,
     )
-    real_s = min(fault.call_timeout_s, 3 * fault.attempt_timeout_s)
     try:
-        async with asyncio.timeout(10 * real_s):
+        async with asyncio.timeout(30):
             return await llm.chat(asked)
     except LLMProviderError as error:
         return error
@@ -219,6 +220,8 @@ async def run_of(fault: Fault, cell: Cell, world: World) -> Outcome:
     assert all(each.ordinal for each in (*faulty, *second)), "nothing but model calls arrives"
     assert {each.in_flight_at_arrival for each in (*faulty, *second)} <= {1}, "the sends never overlap"
     assert all(one["finished_at"] <= next_one["started_at"] for one, next_one in itertools.pairwise(sent))
+    longest_s = 10 * min(fault.attempt_timeout_s, fault.call_timeout_s)
+    assert all((each["finished_at"] - each["started_at"]).total_seconds() < longest_s for each in sent)
     assert row["sends_noted"] == max(1, len(sent)), "each send was noted before it"
     assert sum(clock.slept) < fault.call_timeout_s, "the waits fit into the deadline"
     assert all(0 <= wait_s <= (fault.wait_s or MAX_FIRST_BACKOFF_S) for wait_s in clock.slept)
@@ -242,6 +245,7 @@ def _told_as_recorded(fault: Fault, ended: LLMResponse | LLMProviderError, row: 
     """Hold what the caller got against the row."""
     if isinstance(ended, LLMResponse):
         assert (ended.text, row["idem_slot"]) == (FINE, row["idempotency_key"])
+        assert ended.usage.total_tokens == row["total_tokens"]
         return
     assert row["idem_slot"] is None, "a failure frees its key"
     assert ended.possibly_paid is row["possibly_paid"]
@@ -269,8 +273,9 @@ async def test_the_rows_are_the_same_on_postgresql(policy: str, pg_url: str, tmp
                 assert await run_of(fault, cell, world) == fault.expected(cell), f"{fault.title}, {cell}"
 
 
-def test_every_error_of_a_provider_is_in_the_matrix():
-    assert {fault.kind.error for fault in FAULTS if fault.kind} == set(LLMProviderError.__subclasses__())
+def test_every_error_that_a_provider_can_cause_is_in_the_matrix():
+    classes = {each.__name__ for each in LLMProviderError.__subclasses__()}
+    assert {fault.kind.error.__name__ for fault in FAULTS if fault.kind} == classes - NOT_A_PROVIDERS_DOING
 
 
 def test_every_kind_of_cell_is_in_the_matrix():

@@ -66,3 +66,11 @@ def test_rules_of_the_host_application_are_applied_last():
 )
 def test_no_text_around_it_saves_a_configured_secret(before: str, after: str, secret: str):
     assert secret not in Redactor(secrets=[secret])(f"{before}{secret}{after}").replace(REDACTED, "")
+
+
+@pytest.mark.parametrize(
+    "text", ["x" * 65_536, "1 " * 32_768 + "x", "a@" * 32_768, "://" * 20_000, "token " * 10_000]
+)
+def test_long_hostile_text_is_read_once_and_not_once_a_character(text: str):
+    """Quadratic rules would take seconds of the event loop; the outer limit of the suite would stop them."""
+    assert isinstance(Redactor()(text * 4), str)
