@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from app.core.clock import SystemClock
 from app.core.ids import new_id
 from app.core.logging import get_logger
+from app.llm.endpoints import payload_keys
 from app.llm.errors import LLMLedgerUnavailable, LLMSettingsError
 from app.llm.ports import ChatClient, LLMRunRepo
 from app.llm.providers import Catalog
@@ -21,8 +22,10 @@ from app.llm.settings import LLMSettings, OnAbandoned, StorePayloads, load_setti
 from app.llm.telemetry import EVENT_READY, Metrics, Telemetry
 
 if TYPE_CHECKING:
+    from app.llm.persistence.codec import Codec
     from app.llm.persistence.executor import EngineExecutor
     from app.llm.persistence.ledger import ClaimRules
+    from app.llm.persistence.spool import Spool
 
 CLOCK = SystemClock()
 
@@ -81,7 +84,7 @@ async def build_llm_service(
 
 
 def database_name(settings: LLMSettings) -> str:
-    """Return the database URL without its password.
+    """Return the database URL without password and query.
 
     Raises:
         LLMSettingsError: It is not a URL.
@@ -90,7 +93,11 @@ def database_name(settings: LLMSettings) -> str:
     from sqlalchemy.exc import ArgumentError  # noqa: PLC0415
 
     try:
-        return make_url(settings.database_url.get_secret_value()).render_as_string(hide_password=True)
+        return (
+            make_url(settings.database_url.get_secret_value())
+            .set(query={})
+            .render_as_string(hide_password=True)
+        )
     except (ArgumentError, ValueError):
         raise LLMSettingsError(
             "LLM_DATABASE_URL=********: not a database URL; sqlite+aiosqlite:///signalbox.db would be one",
@@ -107,8 +114,8 @@ async def open_executor(settings: LLMSettings) -> "EngineExecutor":
     """
     from app.llm.persistence.schema import check_schema, is_file  # noqa: PLC0415
 
-    url, executor = checked_url(settings), connect(settings)
-    auto = settings.auto_migrate if settings.auto_migrate is not None else is_file(url)
+    executor = connect(settings)
+    auto = settings.auto_migrate if settings.auto_migrate is not None else is_file(checked_url(settings))
     try:
         await check_schema(executor.engine, migrate=auto, timeout_s=settings.ledger_timeout_s)
     except BaseException:
@@ -157,6 +164,29 @@ def checked_url(settings: LLMSettings) -> str:
     return url
 
 
+def payload_codec(settings: LLMSettings) -> "Codec":
+    """Return how payloads are kept: as they are, or encrypted with LLM_PAYLOAD_KEY.
+
+    Raises:
+        LLMSettingsError: A key is set, and what it needs is not installed.
+    """
+    from app.llm.persistence.codec import PLAIN  # noqa: PLC0415
+
+    keys = payload_keys(settings.payload_key)
+    if not keys:
+        return PLAIN
+    try:
+        from app.llm.persistence.cipher import Cipher  # noqa: PLC0415  # its library is optional
+    except ImportError:
+        missing = LLMSettingsError(
+            "LLM_PAYLOAD_KEY=********: encryption needs the extra `crypto`: pip install 'signalbox[crypto]'",
+            variable="LLM_PAYLOAD_KEY",
+        )
+    else:
+        return Cipher(keys)
+    raise missing
+
+
 async def _ledger(
     settings: LLMSettings, telemetry: Telemetry, stack: AsyncExitStack
 ) -> tuple[LLMRunRepo, Callable[[Any], LLMRunRepo] | None]:
@@ -166,16 +196,15 @@ async def _ledger(
         return MemoryRunRepo(clock=CLOCK, cache_ttl_s=settings.cache_ttl_s), None
     from app.llm.persistence.autonomous import AutonomousRunRepo  # noqa: PLC0415
     from app.llm.persistence.repo import SqlAlchemyLLMRunRepo  # noqa: PLC0415
-    from app.llm.persistence.spool import Spool, default_directory  # noqa: PLC0415
 
+    rules = _rules(settings)
     executor = await open_executor(settings)
     stack.push_async_callback(executor.close)
-    url, rules = checked_url(settings), _rules(settings)
     keep = settings.store_payloads is StorePayloads.FULL
     repo = AutonomousRunRepo(
         executor,
         rules,
-        Spool(settings.spool_dir or default_directory(url), url),
+        _spool(settings),
         keep_payloads=keep,
         telemetry=telemetry,
         clock=CLOCK,
@@ -191,6 +220,14 @@ async def _ledger(
     return repo, join
 
 
+def _spool(settings: LLMSettings) -> "Spool":
+    """Return the spool; here, because a frame that waits for the database must not know its password."""
+    from app.llm.persistence.spool import Spool, default_directory  # noqa: PLC0415
+
+    url = checked_url(settings)
+    return Spool(settings.spool_dir or default_directory(url), url)
+
+
 def _rules(settings: LLMSettings) -> "ClaimRules":
     from app.llm.persistence.ledger import ClaimRules  # noqa: PLC0415
 
@@ -199,6 +236,7 @@ def _rules(settings: LLMSettings) -> "ClaimRules":
         cache_ttl_s=settings.cache_ttl_s,
         key_ttl_s=settings.idempotency_ttl_s,
         refuse_abandoned=settings.on_abandoned is OnAbandoned.REFUSE,
+        codec=payload_codec(settings),
     )
 
 

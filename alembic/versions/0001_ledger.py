@@ -11,6 +11,8 @@ depends_on = None
 TIME = sa.DateTime(timezone=True).with_variant(sa.String(23), "sqlite")
 SERVABLE = sa.text("status = 'SUCCEEDED' AND source_run_id IS NULL")
 LIVE = sa.text("finished_at IS NULL")
+ASKED = sa.text("request_payload IS NOT NULL")
+SAID = sa.text("response_payload IS NOT NULL")
 
 
 def upgrade() -> None:
@@ -107,13 +109,20 @@ def upgrade() -> None:
         sqlite_where=SERVABLE,
         postgresql_where=SERVABLE,
     )
+    for name, stored in (("request_payload", ASKED), ("response_payload", SAID)):  # or prune would read every run
+        op.create_index(
+            f"ix_llm_runs_{name}",
+            "llm_runs",
+            ["workspace_id", name],
+            sqlite_where=stored,
+            postgresql_where=stored,
+        )
     op.create_index("ix_llm_runs_workspace_created", "llm_runs", ["workspace_id", "created_at"])
     op.create_index("uq_llm_runs_flight_slot", "llm_runs", ["flight_slot"], unique=True)
     op.create_index("uq_llm_runs_idem_slot", "llm_runs", ["workspace_id", "idem_slot"], unique=True)
 
 
 def downgrade() -> None:
-
     op.drop_table("llm_runs")
     op.drop_table("llm_payloads")
     op.drop_table("llm_attempts")

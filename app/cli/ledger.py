@@ -4,11 +4,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from app.bootstrap import checked_url, connect, database_name
+from app.bootstrap import checked_url, connect, database_name, payload_codec
 from app.cli.faults import NotFound
 from app.db.engine import sqlite_file
 from app.llm.errors import LLMLedgerSchema
 from app.llm.persistence import ledger, reports
+from app.llm.persistence.codec import Codec
 from app.llm.persistence.executor import EngineExecutor
 from app.llm.persistence.models import STARTED
 from app.llm.persistence.reports import RunDetails, RunFilter
@@ -40,8 +41,9 @@ async def shown(start: str) -> RunDetails:
     Raises:
         NotFound: No run, or several.
     """
-    async with _existing(load_settings()) as executor:
-        return await _details(executor, start)
+    settings = load_settings()
+    async with _existing(settings) as executor:
+        return await _details(executor, start, payload_codec(settings))
 
 
 async def releasable(start: str) -> RunDetails:
@@ -81,12 +83,12 @@ async def migrate(*, check: bool) -> Migration:
     return Migration(database=database_name(settings), before=before, after=after)
 
 
-async def _details(executor: EngineExecutor, start: str) -> RunDetails:
+async def _details(executor: EngineExecutor, start: str, codec: Codec) -> RunDetails:
     found = await reports.matching_ids(executor, start.strip().lower(), limit=MAX_NAMED + 1)
     if len(found) > 1:
         more = ", ..." if len(found) > MAX_NAMED else ""
         raise NotFound(f"several runs begin with {start}: {', '.join(found[:MAX_NAMED])}{more}")
-    details = await reports.run_details(executor, found[0]) if found else None
+    details = await reports.run_details(executor, found[0], codec) if found else None
     if details is None:
         raise NotFound(f"no run begins with {start!r}: `signalbox runs list` names them")
     return details

@@ -42,6 +42,7 @@ def run_document(details: "RunDetails") -> dict[str, Any]:
         "hits": list(details.hits),
         "request": details.request,
         "response": details.response,
+        "encrypted": details.encrypted,
     }
 
 
@@ -81,8 +82,9 @@ def emit_run(details: "RunDetails") -> None:
             ],
             title="Runs of this key",
         )
-    _emit_text("Request", _said(details.request))
-    _emit_text("Response", _parts(details.response["parts"]) if details.response else None)
+    absent = "(encrypted: set LLM_PAYLOAD_KEY to read it)" if details.encrypted else "(not stored)"
+    _emit_text("Request", _said(details.request), absent)
+    _emit_text("Response", _parts(details.response["parts"]) if details.response else None, absent)
 
 
 def candidate(row: Mapping[str, Any]) -> str | None:
@@ -150,8 +152,8 @@ def _part(part: dict[str, Any]) -> str:
     return shown
 
 
-def _emit_text(title: str, text: str | None) -> None:
-    emit(f"\n{title}\n{harmless(text) if text is not None else '(not stored)'}")
+def _emit_text(title: str, text: str | None, absent: str) -> None:
+    emit(f"\n{title}\n{harmless(text) if text is not None else absent}")
 
 
 def _fact(value: object) -> object:

@@ -23,11 +23,11 @@ async def ollama_models(settings: LLMSettings) -> tuple[str, ...] | None:
 
 
 async def invitation() -> str | None:
-    """Return the line to run next when a real provider is there; None otherwise, or when the settings are wrong."""
+    """Return the line to run next when a real provider is there, or what is wrong with the settings; else None."""
     try:
         settings = load_settings()
-    except LLMError:
-        return None
+    except LLMError as error:
+        return f"Your own settings cannot be used yet: {error.message}"
     found = [
         name
         for name, there in (

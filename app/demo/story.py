@@ -72,7 +72,7 @@ class Story:
     async def _agent(self) -> None:
         self._screen.scene(
             "An agent with structured output",
-            "PydanticAI asks for an Invoice; the first call loads LiteLLM, about 3 s",
+            "PydanticAI asks for an Invoice, through a tool and back",
         )
         agent = Agent(
             PydanticAiLiteLLMModel(self._llm, profile="balanced"),

@@ -116,6 +116,7 @@ async def stub_world() -> AsyncIterator[World]:
             **own,
         )
         async with build_llm_service(settings) as llm:
+            await llm.warm_up()
             yield World(llm=llm, file=file, stubs=(ollama, gemini))
 
 
@@ -124,4 +125,5 @@ async def live_world(chosen: Mapping[str, object]) -> AsyncIterator[World]:
     """Yield a world of the environment's providers, with `chosen` settings and a database of its own."""
     with _own_database() as (file, own):
         async with build_llm_service(load_settings(**own, **chosen)) as llm:
+            await llm.warm_up()
             yield World(llm=llm, file=file)

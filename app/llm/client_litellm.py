@@ -70,7 +70,7 @@ class LiteLLMClient:
         *,
         run_id: str,
         timeout_s: float,
-        on_send: Callable[[], None],
+        on_send: Callable[[float], None],
     ) -> ProviderReply:
         """Return the candidate's answer; as in `ChatClient.send`."""
         outcome = await self._outcome(request, candidate, run_id, timeout_s, on_send)
@@ -95,7 +95,7 @@ class LiteLLMClient:
         candidate: Candidate,
         run_id: str,
         timeout_s: float,
-        on_send: Callable[[], None],
+        on_send: Callable[[float], None],
     ) -> ProviderReply | LLMProviderError:
         provider = _MODULES[candidate.provider]
         if not provider.usable(self._settings):
@@ -104,26 +104,24 @@ class LiteLLMClient:
             )
         options = provider.call_options(self._settings, candidate.model, request)
         raw = RawReply(candidate.provider)
+        waited_ms: float | None = None
         exchange = Exchange(
             max_bytes=self._max_reply_bytes,
             prepare=raw.prepare,
-            on_send=on_send,
+            on_send=lambda: on_send(waited_ms or 0.0),
             authorized=_authorized(options),
         )
-        waited_ms: float | None = None
         deadline = asyncio.timeout(timeout_s)
         try:
-            async with deadline:
-                engine = await self._warmed()
-                async with self._limits.slot(candidate.provider, run_id) as waited_ms:
-                    response = await engine.send(candidate, options, exchange)
+            engine = await self._warmed()
+            async with deadline, self._limits.slot(candidate.provider, run_id) as waited_ms:
+                response = await engine.send(candidate, options, exchange)
             return reply_of(
                 response,
                 raw,
                 request,
                 candidate,
                 http_status=exchange.status,
-                queue_wait_ms=waited_ms,
                 window=options.get("num_ctx"),
             )
         except LLMProviderError as refusal:
@@ -136,9 +134,8 @@ class LiteLLMClient:
 
     def _no_slot(self, candidate: Candidate, timeout_s: float) -> LLMTimeout:
         limit = f"LLM_{candidate.provider.upper()}_CONCURRENCY_LIMIT or LLM_CONCURRENCY_LIMIT"
-        why = f"no slot was free ({limit})" if self._engine else "LiteLLM was still loading"
         return LLMTimeout(
-            f"{candidate.name} was not asked, nothing was sent: after {timeout_s:g} s {why}",
+            f"{candidate.name} was not asked, nothing was sent: no slot was free within {timeout_s:.1f} s ({limit})",
             provider=candidate.provider,
             model=candidate.model,
         )

@@ -101,7 +101,7 @@ class Claimer:
         if not self.policy.wait_for_key or self.repo.inline or self.left_s() <= 0:
             raise LLMKeyInProgress(
                 f"run {held.run_id} holds this key for {held.lease_left_s:.0f} s at most: call again then, set "
-                "LLM_ON_IN_PROGRESS=wait, or free the key with `signalbox runs release` if its process is dead",
+                f"LLM_ON_IN_PROGRESS=wait, or free the key with `signalbox runs release {held.run_id}` if its process is dead",
                 run_id=held.run_id,
                 retry_after_s=round(held.lease_left_s, 3),
             )
@@ -116,7 +116,7 @@ def refusal(state: Conflict | Abandoned) -> LLMKeyConflict | LLMOutcomeUnknown:
         )
     return LLMOutcomeUnknown(
         f"the process of run {state.run_id} died; its outcome is unknown, it may have been paid. To execute again: "
-        "force_new_execution=True, or `signalbox runs release`",
+        f"force_new_execution=True, or `signalbox runs release {state.run_id}`",
         run_id=state.run_id,
     )
 

@@ -13,7 +13,13 @@ NO_PARAMETERS: Mapping[str, JsonValue] = {"type": "object", "properties": {}}
 class Frozen(BaseModel):
     """The base of all shapes: immutable, unknown fields refused, bytes as base64 in JSON."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_bytes="base64", val_json_bytes="base64")
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        hide_input_in_errors=True,
+        ser_json_bytes="base64",
+        val_json_bytes="base64",
+    )
 
 
 class TextPart(Frozen):

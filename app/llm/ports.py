@@ -46,8 +46,6 @@ class ProviderReply:
     finish_reason: FinishReason
     usage: TokenUsage
     http_status: int | None = 200
-    queue_wait_ms: float = 0.0
-    """Milliseconds spent waiting for the semaphores; not part of the send."""
 
 
 class ChatClient(Protocol):
@@ -60,7 +58,7 @@ class ChatClient(Protocol):
         *,
         run_id: str,
         timeout_s: float,
-        on_send: Callable[[], None],
+        on_send: Callable[[float], None],
     ) -> ProviderReply:
         """Return the candidate's answer.
 
@@ -68,13 +66,17 @@ class ChatClient(Protocol):
             request: Already `as_sent_to` the candidate's provider.
             candidate: Whom to ask.
             run_id: For whom; named to others while they wait for the slot that this send holds.
-            timeout_s: Seconds for queueing and the send together.
-            on_send: Called once, when a slot is ours and right before the request is written. Where it was not
-                called, nothing was sent.
+            timeout_s: Seconds for queueing and the send together; loading a client library, once, is not counted.
+            on_send: Called once, right before the request is written, with the milliseconds that were spent waiting
+                for a slot. Where it was not called, nothing was sent.
 
         Raises:
             LLMProviderError: With `provider`, `model`, and `http_status`, `retry_after_s`, `usage` where known.
         """
+        ...
+
+    async def warm_up(self) -> None:
+        """Load what the first send would load; idempotent."""
         ...
 
     async def close(self) -> None:

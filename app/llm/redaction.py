@@ -1,7 +1,9 @@
 """Takes secrets and personal data out of text before it reaches a log line or a row."""
 
+import json
 import re
 from collections.abc import Callable, Iterable
+from urllib.parse import quote
 
 REDACTED = "[redacted]"
 MIN_SECRET_CHARS = 4  # replacing shorter ones would blank ordinary words
@@ -32,9 +34,10 @@ class Redactor:
     """
 
     def __init__(self, *, secrets: Iterable[str] = (), more: Iterable[Callable[[str], str]] = ()) -> None:
-        self._secrets = tuple(
-            sorted({secret for secret in secrets if len(secret) >= MIN_SECRET_CHARS}, key=len, reverse=True)
-        )
+        spelled = {
+            each for secret in secrets if len(secret) >= MIN_SECRET_CHARS for each in _spellings(secret)
+        }
+        self._secrets = tuple(sorted(spelled, key=len, reverse=True))
         self._more = tuple(more)
 
     def __call__(self, text: str) -> str:
@@ -46,3 +49,8 @@ class Redactor:
         for rule in self._more:
             text = rule(text)
         return text
+
+
+def _spellings(secret: str) -> set[str]:
+    """Return how a secret looks in text, in a URL and in JSON."""
+    return {secret, quote(secret), quote(secret, safe=""), json.dumps(secret)[1:-1]}

@@ -87,7 +87,6 @@ def reply_of(
     candidate: Candidate,
     *,
     http_status: int | None,
-    queue_wait_ms: float,
     window: int | None,
 ) -> ProviderReply:
     """Return the answer in our shapes, with tool-call ids `call_0`, `call_1` ... in the order of the calls.
@@ -98,7 +97,6 @@ def reply_of(
         request: What was asked.
         candidate: Who was asked.
         http_status: Status of the answer.
-        queue_wait_ms: Milliseconds spent waiting for a slot.
         window: Tokens of the context window where the provider cuts longer prompts silently (Ollama's num_ctx).
 
     Raises:
@@ -123,7 +121,6 @@ def reply_of(
         finish_reason=finish,
         usage=raw.usage,
         http_status=http_status,
-        queue_wait_ms=queue_wait_ms,
     )
 
 

@@ -254,6 +254,22 @@ def needs_of(request: LLMRequest) -> Needs:
     )
 
 
+LACKING: Mapping[str, str] = {
+    "tools": "supports_tools",
+    "tool": "supports_tools",
+    "images": "supports_vision",
+    "image": "supports_vision",
+    "vision": "supports_vision",
+}
+"""Providers' words for a capability that is missing -> the field of the matrix."""
+
+
+def without(caps: ProviderCaps, lacking: str) -> ProviderCaps:
+    """Return caps without what a provider says its model lacks; the same caps when the word is not known."""
+    field = LACKING.get(lacking.lower())
+    return caps if field is None else caps.model_copy(update={field: False, "assumed": False})
+
+
 def tightened(one: LLMConstraints, other: LLMConstraints | None) -> LLMConstraints:
     """Return the limits that keep both: local only if either says so, a fallback unless either forbids it.
 

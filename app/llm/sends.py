@@ -56,6 +56,8 @@ class Sends:
     jitter: Callable[[], float]
     cached: Callable[[Candidate], Awaitable[StoredAnswer | None]]
     """The cached answer of a fallback candidate, looked up before its first send."""
+    learn: Callable[[Candidate, str], None]
+    """Told of a capability that a candidate turned out to lack, in the provider's word for it."""
     attempts: list[Attempt] = field(default_factory=list)
     queue_wait_ms: float = 0.0
 
@@ -69,6 +71,7 @@ class Sends:
         """
         kept = self.run.route.kept
         position, tries, tries_here = 0, 0, 0
+        last: LLMProviderError | None = None
         while True:
             candidate = kept[position]
             if position and not tries_here and (match := await self.cached(candidate)) is not None:
@@ -78,7 +81,9 @@ class Sends:
             except LLMProviderError as failed:
                 error = failed
             if SKIPPED not in error.facts:
-                tries, tries_here = tries + 1, tries_here + 1
+                tries, tries_here, last = tries + 1, tries_here + 1, error
+            if "capability" in error.facts:
+                self.learn(candidate, str(error.facts["capability"]))
             following = self._following(error, position)
             verdict = self.policy.decide(
                 error, sends_total=tries, sends_here=tries_here, left_s=self.deadline.left_s(),
@@ -89,7 +94,7 @@ class Sends:
                 self.telemetry.retried(**names)
                 await self.deadline.clock.sleep_s(verdict.delay_s)
             elif isinstance(verdict, Stop) or following is None:
-                raise self.final(error, verdict.retry_after_s if isinstance(verdict, Stop) else None)
+                raise self.final(last or error, verdict.retry_after_s if isinstance(verdict, Stop) else None)
             else:
                 self.telemetry.fell_back(**names)
                 position, tries_here = following, 0
@@ -137,13 +142,13 @@ class Sends:
             )
         if self.attempts:
             await self.repo.note_send(self.run.run_id, len(self.attempts) + 1)
-        clock = self.deadline.clock
-        asked_at_s, sent_at_s, started_at = clock.monotonic_s(), None, clock.now()
+        started_at: datetime | None = None
 
-        def on_send() -> None:
-            nonlocal sent_at_s, started_at
-            sent_at_s, started_at = clock.monotonic_s(), clock.now()
-            self.queue_wait_ms += (sent_at_s - asked_at_s) * 1000
+        def on_send(waited_ms: float) -> None:
+            nonlocal started_at
+            started_at = self.deadline.clock.now()
+            self.queue_wait_ms += waited_ms
+            self.telemetry.waited(waited_ms, provider=candidate.provider.value)
 
         request = self.run.request.as_sent_to(candidate.provider)
         try:
@@ -151,15 +156,15 @@ class Sends:
                 request, candidate, run_id=self.run.run_id, timeout_s=timeout_s, on_send=on_send
             )
         except (LLMProviderError, asyncio.CancelledError) as error:
-            if sent_at_s is not None:
+            if started_at is not None:
                 self._record(candidate, started_at, error)
             raise
         except Exception as defect:  # even then a send that happened is recorded
             internal = LLMInternal(f"the client failed with {type(defect).__name__}", possibly_paid=True)
-            if sent_at_s is not None:
+            if started_at is not None:
                 self._record(candidate, started_at, internal)
             raise internal from defect
-        self._record(candidate, started_at, reply)
+        self._record(candidate, started_at or self.deadline.clock.now(), reply)
         return reply
 
     def _record(
@@ -171,6 +176,7 @@ class Sends:
         finished_at = self.deadline.clock.now()
         facts = outcome.facts if isinstance(outcome, LLMProviderError) else {}
         usage = outcome.usage if isinstance(outcome, ProviderReply) else facts.get("usage", TokenUsage())
+        unpaid = isinstance(outcome, LLMProviderError) and not outcome.possibly_paid
         attempt = Attempt(
             ordinal=len(self.attempts) + 1,
             provider=candidate.provider,
@@ -187,15 +193,16 @@ class Sends:
             retry_after_s=facts.get("retry_after_s"),
             possibly_paid=not isinstance(outcome, ProviderReply) and getattr(outcome, "possibly_paid", True),
             usage=usage,
-            cost_usd=cost_usd(candidate.provider),
+            cost_usd=0.0 if unpaid else cost_usd(candidate.provider),
         )
         self.attempts.append(attempt)
-        self.telemetry.attempt_ended(attempt, run_id=self.run.run_id, queue_wait_ms=self.queue_wait_ms)
+        self.telemetry.attempt_ended(attempt, self.run)
 
 
 def _left_alone(candidate: Candidate, for_s: float) -> LLMUnavailable:
     error = LLMUnavailable(
-        f"{candidate.name} failed several times in a row and is left alone for {for_s:.0f} s more; nothing was sent",
+        f"{candidate.name} failed several times in a row and is left alone for {for_s:.0f} s more; nothing was "
+        "sent: see that it works, then call again",
         provider=candidate.provider,
         model=candidate.model,
         retry_after_s=round(for_s, 3),

@@ -5,7 +5,7 @@ import random
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, TypedDict
+from typing import Any
 
 from app.llm import responses
 from app.llm.breaker import Breaker
@@ -40,16 +40,11 @@ from app.llm.ports import (
 )
 from app.llm.providers import Catalog
 from app.llm.retry import RetryPolicy
-from app.llm.router import LLMRouter, no_candidate
+from app.llm.router import LLMRouter, no_candidate, without
 from app.llm.sends import Deadline, Sends
 from app.llm.settings import LLMSettings
 from app.llm.telemetry import EVENT_FENCED, EVENT_TAKEOVER, Telemetry
-from app.llm.types import Attempt, LLMCallContext, LLMProfile, LLMRequest, LLMResponse
-
-
-class _Facts(TypedDict):
-    attempts: list[Attempt]
-    latency_ms: float
+from app.llm.types import LLMCallContext, LLMProfile, LLMRequest, LLMResponse
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +94,7 @@ class LLMService:
         self._claims = ClaimPolicy.from_settings(settings)
         self._retries = RetryPolicy.from_settings(settings)
         self._breaker = wiring.breaker or Breaker(wiring.clock)
+        self._catalog = wiring.catalog
         self._settings = settings
 
     async def chat(self, request: LLMRequest, *, context: LLMCallContext | None = None) -> LLMResponse:
@@ -128,6 +124,7 @@ class LLMService:
             self._telemetry.call_ended(
                 outcome,
                 request=request,
+                profile=request.profile or self._settings.default_profile,
                 latency_ms=(self._clock.monotonic_s() - started_s) * 1000,
                 run_id=call.run_id if call else None,
                 workspace_id=call.context.workspace_id if call else None,
@@ -145,20 +142,27 @@ class LLMService:
         """
         if self._wiring.join is None:
             raise LLMContractError("joined() needs persisted runs (LLM_PERSIST_RUNS=true)")
-        return LLMService(replace(self._wiring, repo=self._wiring.join(session), breaker=self._breaker))
+        return LLMService(
+            replace(
+                self._wiring, repo=self._wiring.join(session), breaker=self._breaker, catalog=self._catalog
+            )
+        )
 
     def explain(self, request: LLMRequest) -> RouteDecision:
         """Return the route that the request would take; nothing is sent or recorded."""
-        return self._router.route(request, caps=self._wiring.catalog, health=self._breaker.health())
+        return self._router.route(request, caps=self._catalog, health=self._breaker.health())
 
     def candidates(
         self, *, profile: LLMProfile | None = None, model: str | None = None
     ) -> tuple[Candidate, ...]:
         """Return the candidates of a profile in its order, or the pinned one."""
-        catalog = self._wiring.catalog
         if model is not None:
-            return (catalog.pinned(model),)
-        return catalog.listed(profile or self._settings.default_profile)
+            return (self._catalog.pinned(model),)
+        return self._catalog.listed(profile or self._settings.default_profile)
+
+    async def warm_up(self) -> None:
+        """Load what the first send would load (LiteLLM, about 3 s in a thread); idempotent."""
+        await self._wiring.client.warm_up()
 
     async def release(self, run_id: str) -> bool:
         """Declare the owner of a STARTED run dead and free its key; False when the run is not STARTED."""
@@ -221,7 +225,7 @@ class LLMService:
 
     async def _routed(self, call: _Call) -> NewRun:
         request, context = call.request, call.context
-        route = self._router.route(request, caps=self._wiring.catalog)
+        route = self._router.route(request, caps=self._catalog)
         reads = self._cache.reads(request) and bool(route.kept)
         flies = reads and not self._repo.inline
         run = NewRun(
@@ -264,14 +268,17 @@ class LLMService:
         try:
             candidate, answer = await sends.until_answered()
         except asyncio.CancelledError:
-            gone = LLMCancelled("the caller went away", possibly_paid=bool(sends.attempts))
+            gone = LLMCancelled("the caller went away")
             await self._repo.mark_cancelled(run, _failure(call, sends, gone))
             raise
         except Exception as failed:
-            finished = await self._repo.mark_failed(run, _failure(call, sends, sends.final(_ours(failed))))
+            error = sends.final(_ours(failed))
+            finished = await self._repo.mark_failed(run, _failure(call, sends, error))
             if finished.fenced and (winner := await self._winner(call, finished)) is not None:
                 return winner
-            raise
+            if error is failed:
+                raise
+            raise error from failed
         success = self._success(call, run, candidate, answer, sends)
         finished = await self._repo.mark_succeeded(run, success)
         if not finished.fenced:
@@ -332,7 +339,14 @@ class LLMService:
             breaker=self._breaker,
             jitter=random.random,
             cached=cached,
+            learn=self._learn,
         )
+
+    def _learn(self, candidate: Candidate, lacking: str) -> None:
+        """Remember, until the process ends, what a candidate turned out not to support."""
+        caps = without(candidate.caps, lacking)
+        if caps != candidate.caps:
+            self._catalog = self._catalog.with_caps(candidate.name, caps)
 
     def _served(self, call: _Call, run: NewRun, claimed: Replay | Hit) -> LLMResponse:
         stored = answer_of(claimed.answer)
@@ -352,11 +366,12 @@ class LLMService:
         answer: ProviderReply | StoredAnswer,
         sends: Sends,
     ) -> Success:
-        facts: _Facts = {"attempts": sends.attempts, "latency_ms": call.deadline.spent_ms()}
+        attempts, spent_ms, source = sends.attempts, call.deadline.spent_ms(), None
         if isinstance(answer, StoredAnswer):
-            response, source = responses.hit(run, answer_of(answer), **facts), answer.run_id
+            source = answer.run_id
+            response = responses.hit(run, answer_of(answer), attempts=attempts, latency_ms=spent_ms)
         else:
-            response, source = responses.live(run, candidate, answer, **facts), None
+            response = responses.live(run, candidate, answer, attempts=attempts, latency_ms=spent_ms)
         return Success(
             response=response,
             candidate_sha256=candidate.identity,

@@ -1,23 +1,26 @@
 """Every setting of the routing layer, with its unit; a wrong value is refused at start, by its variable's name."""
 
+import os
 import re
+from collections.abc import Mapping
+from difflib import get_close_matches
 from enum import StrEnum
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Self
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from app.llm.endpoints import has_good_port, header_pairs, items_of, passwords_of, payload_keys
 from app.llm.errors import LLMSettingsError
 from app.llm.types import LLMProfile, LLMProvider
 
 PREFIX = "LLM_"
-"""A string below a field is its meaning; the settings table of the README is made from it."""
 
-_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # a token of RFC 9110, section 5.6.2
-_USER_OF_URL = re.compile(r"(://)[^/@]*@")
+_USER_OF_URL = re.compile(r"(://).*@")  # greedy: a password may hold any character, even one more "@"
+MISSPELT = 0.9
+"""Similarity (0 to 1, of difflib) from which an unknown variable counts as a misspelt one."""
 FALLBACK_CODES = ("auth", "model_not_found", "content_filtered")
 
 CommaList = Annotated[tuple[str, ...], NoDecode]
@@ -68,7 +71,10 @@ class OnInProgress(StrEnum):
 
 
 class LLMSettings(BaseSettings):
-    """Settings from `LLM_` variables or a `.env` file in the working directory."""
+    """Settings from `LLM_` variables or a `.env` file in the working directory.
+
+    The string below a field is its meaning; the settings table of the README is made from it.
+    """
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
@@ -171,6 +177,8 @@ class LLMSettings(BaseSettings):
     """Seconds that a key keeps its answer. Unset: for ever."""
     store_payloads: StorePayloads = StorePayloads.FULL
     """What is kept of requests and answers: `full`, or `hash` (then nothing can be replayed)."""
+    payload_key: SecretStr | None = None
+    """Encrypts stored requests and answers, in the database and the spool: base64 of 32 bytes, as `openssl rand -base64 32` makes it. Several, separated by commas: the first encrypts, all decrypt. Needs the extra `crypto`."""
     on_abandoned: OnAbandoned = OnAbandoned.RETRY
     """A key whose owner died: `retry` (take it over) or `refuse`."""
     on_in_progress: OnInProgress = OnInProgress.ERROR
@@ -221,7 +229,7 @@ class LLMSettings(BaseSettings):
             parts.scheme not in {"http", "https"}
             or not parts.hostname
             or parts.query
-            or not _has_good_port(parts)
+            or not has_good_port(parts)
         ):
             raise ValueError("must be a URL such as http://localhost:11434, without a query")
         return value.rstrip("/")
@@ -239,6 +247,12 @@ class LLMSettings(BaseSettings):
         header_pairs(value)
         return value
 
+    @field_validator("payload_key")
+    @classmethod
+    def _payload_keys_have_their_length(cls, value: SecretStr | None) -> SecretStr | None:
+        payload_keys(value)
+        return value
+
     @field_validator("ca_bundle")
     @classmethod
     def _bundle_exists(cls, value: Path | None) -> Path | None:
@@ -250,10 +264,13 @@ class LLMSettings(BaseSettings):
     def _fit_together(self) -> Self:
         if self.lease_grace_s < 2 * self.finish_budget_s:
             raise ValueError(
-                "LLM_LEASE_GRACE_S must be at least twice LLM_FINISH_BUDGET_S, or a slow finish loses its key"
+                f"LLM_LEASE_GRACE_S={self.lease_grace_s:g}: must be at least twice LLM_FINISH_BUDGET_S"
+                f"={self.finish_budget_s:g}, or a slow finish loses its key"
             )
         if self.cache_enabled and self.store_payloads is StorePayloads.HASH:
-            raise ValueError("LLM_CACHE_ENABLED needs LLM_STORE_PAYLOADS=full: a hash cannot be served")
+            raise ValueError(
+                "LLM_CACHE_ENABLED=true: needs LLM_STORE_PAYLOADS=full, not hash: a hash cannot be served"
+            )
         return self
 
     def profile(self, profile: LLMProfile) -> tuple[str, ...]:
@@ -268,46 +285,11 @@ class LLMSettings(BaseSettings):
         """Return every configured value that must show nowhere, for the redactor."""
         values = [value for value in vars(self).values() if isinstance(value, SecretStr)]
         secrets = {value.get_secret_value() for value in values if value is not self.database_url}
-        secrets.update(header_pairs(self.ollama_headers).values())
-        if password := urlsplit(self.database_url.get_secret_value()).password:
-            secrets |= {password, unquote(password)}
+        for header in header_pairs(self.ollama_headers).values():
+            secrets |= {header, header.rpartition(" ")[2]}  # without the scheme: Bearer, Basic
+        secrets.update(items_of(self.payload_key))
+        secrets |= passwords_of(self.database_url.get_secret_value())
         return tuple(secrets)
-
-
-def header_pairs(value: SecretStr | None) -> dict[str, str]:
-    """Return `Name: value; Name: value` as a dict.
-
-    Raises:
-        ValueError: A pair has no colon, or holds a control character.
-    """
-    pairs: dict[str, str] = {}
-    for item in (value.get_secret_value() if value else "").split(";"):
-        name, colon, text = item.partition(":")
-        if not item.strip():
-            continue
-        if not colon or not _HEADER_NAME.fullmatch(name.strip()) or not item.strip().isprintable():
-            raise ValueError("headers are written as `Name: value; Other: value`")
-        pairs[name.strip()] = text.strip()
-    return pairs
-
-
-def _has_good_port(parts: SplitResult) -> bool:
-    try:
-        return parts.port is None or parts.port > 0
-    except ValueError:
-        return False
-
-
-def is_local_host(host: str, local_hosts: tuple[str, ...]) -> bool:
-    """Return whether `host` is named as local, comparing addresses by value."""
-
-    def same(a: str, b: str) -> bool:
-        try:
-            return ip_address(a.strip("[]")) == ip_address(b.strip("[]"))
-        except ValueError:
-            return a.lower() == b.lower()
-
-    return any(same(host, named) for named in local_hosts)
 
 
 class _Isolated(LLMSettings):
@@ -341,6 +323,7 @@ def load_settings(**values: Any) -> LLMSettings:  # whatever a field takes
     Raises:
         LLMSettingsError: One line for each wrong value: variable, value (masked if secret), what would be right.
     """
+    _refuse_misspelt(os.environ)
     return _checked(LLMSettings, values)
 
 
@@ -348,9 +331,18 @@ def _checked(kind: type[LLMSettings], values: dict[str, Any]) -> LLMSettings:
     try:
         return kind(**values)
     except ValidationError as error:
-        raise LLMSettingsError(
-            "; ".join(_explain(fault) for fault in error.errors(include_url=False))
-        ) from None
+        text = "; ".join(_explain(fault) for fault in error.errors(include_url=False))
+    raise LLMSettingsError(text)  # here, without pydantic's error behind it, which holds the values
+
+
+def _refuse_misspelt(environment: Mapping[str, str]) -> None:
+    """Other programs may have `LLM_` variables too, so only a near miss of one of ours is refused."""
+    known = [f"{PREFIX}{name.upper()}" for name in LLMSettings.model_fields]
+    for name in environment:
+        if not name.startswith(PREFIX) or name in known:
+            continue
+        if meant := get_close_matches(name, known, n=1, cutoff=MISSPELT):
+            raise LLMSettingsError(f"{name} is no setting: {meant[0]} was meant?", variable=name)
 
 
 def _explain(fault: Any) -> str:  # pydantic's ErrorDetails

@@ -6,9 +6,17 @@ from typing import Any, Protocol
 
 import structlog
 
-from app.llm.errors import LLMCancelled, LLMContractError, LLMError, LLMInternal
+from app.llm.errors import (
+    LLMCancelled,
+    LLMContractError,
+    LLMError,
+    LLMInternal,
+    LLMNoCandidate,
+    LLMProviderError,
+)
+from app.llm.ports import NewRun
 from app.llm.redaction import Redactor
-from app.llm.types import Attempt, LLMRequest, LLMResponse
+from app.llm.types import Attempt, LLMProfile, LLMRequest, LLMResponse
 
 CALLS = "llm_calls_total"
 ATTEMPTS = "llm_attempts_total"
@@ -28,7 +36,7 @@ EVENT_FENCED = "llm_fenced"
 EVENT_SPOOLED = "llm_spooled"
 EVENT_SPOOL_DRAINED = "llm_spool_drained"
 EVENT_ANSWER_LOST = "llm_answer_not_recorded"
-EVENT_LEDGER_FAULT = "llm_ledger_fault"
+EVENT_SPOOL_UNWRITABLE = "llm_spool_unwritable"
 EVENT_BACKGROUND_FAULT = "llm_background_fault"
 
 
@@ -90,6 +98,7 @@ class Telemetry:
         outcome: LLMResponse | BaseException,
         *,
         request: LLMRequest,
+        profile: LLMProfile,
         latency_ms: float,
         run_id: str | None,
         workspace_id: str | None,
@@ -100,8 +109,7 @@ class Telemetry:
         facts = _facts(outcome)
         status = facts["status"]
         labels: dict[str, str] = {name: facts[name] for name in ("provider", "model") if name in facts}
-        if request.profile is not None:
-            labels["profile"] = request.profile.value
+        labels["profile"] = profile.value
         self.metrics.add(CALLS, 1, {**labels, "status": status})
         if "served_from" in facts:
             self.metrics.add(SERVED, 1, {"from": facts["served_from"]})
@@ -116,12 +124,15 @@ class Telemetry:
             **{"llm_run_id": run_id, "workspace_id": workspace_id, "stage": stage, **labels, **facts},
         )
 
-    def attempt_ended(self, attempt: Attempt, *, run_id: str, queue_wait_ms: float) -> None:
+    def waited(self, waited_ms: float, *, provider: str) -> None:
+        """A send got its slot."""
+        self.metrics.observe(QUEUE_WAIT_MS, waited_ms, {"provider": provider})
+
+    def attempt_ended(self, attempt: Attempt, run: NewRun) -> None:
         """One send ended."""
         labels = {"provider": attempt.provider.value, "model": attempt.model}
         failure = {"error_code": attempt.error_code} if attempt.error_code else {}
         self.metrics.add(ATTEMPTS, 1, {**labels, "status": attempt.status, **failure})
-        self.metrics.observe(QUEUE_WAIT_MS, queue_wait_ms, {"provider": attempt.provider.value})
         for kind, count in (("input", attempt.usage.input_tokens), ("output", attempt.usage.output_tokens)):
             if count:
                 self.metrics.add(TOKENS, count, {**labels, "kind": kind})
@@ -129,7 +140,10 @@ class Telemetry:
             self.event(
                 EVENT_ATTEMPT_FAILED,
                 level="warning",
-                llm_run_id=run_id,
+                llm_run_id=run.run_id,
+                workspace_id=run.workspace_id,
+                stage=run.stage,
+                profile=run.profile.value,
                 ordinal=attempt.ordinal,
                 status=attempt.status,
                 http_status=attempt.http_status,
@@ -159,4 +173,10 @@ def _facts(outcome: LLMResponse | BaseException) -> dict[str, str]:
     if isinstance(outcome, asyncio.CancelledError):
         return {"status": "CANCELLED", "error_code": LLMCancelled.code}
     code = outcome.code if isinstance(outcome, LLMError) else LLMInternal.code
-    return {"status": "REFUSED" if isinstance(outcome, LLMContractError) else "FAILED", "error_code": code}
+    refused = isinstance(outcome, LLMContractError) and not isinstance(outcome, LLMNoCandidate)
+    named = outcome.facts if isinstance(outcome, LLMProviderError) else {}
+    return {
+        "status": "REFUSED" if refused else "FAILED",
+        "error_code": code,
+        **{name: str(named[name]) for name in ("provider", "model") if name in named},
+    }

@@ -1,12 +1,13 @@
 """What goes in and what comes out: one set of shapes for the rooms below and the callers above."""
 
 import json
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, JsonValue, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, Field, JsonValue, ValidationInfo, field_validator, model_validator
 
 from app.llm.messages import (
     Frozen,
@@ -22,6 +23,7 @@ from app.llm.messages import (
 
 MAX_METADATA_BYTES = 4096
 MAX_KEY_CHARS = 255
+_PATH_TRICK = re.compile(r"\.\.|//|/\.?(?:/|$)")  # the name of a model becomes part of a URL
 
 
 class LLMProvider(StrEnum):
@@ -87,7 +89,7 @@ class LLMRequest(Frozen):
     messages: tuple[Message, ...] = Field(min_length=1)
     profile: LLMProfile | None = None
     model: str | None = Field(
-        default=None, pattern=r"^[a-z][a-z0-9_]*:[^\s:/?#@\\][^\s?#@\\]*$", max_length=200
+        default=None, pattern=r"^[a-z][a-z0-9_]*:[^\s:/?#@%\\][^\s?#@%\\]*$", max_length=200
     )
     """Pins one candidate as `provider:model`, split at the first colon."""
     temperature: float | None = Field(default=None, ge=0, le=2)
@@ -115,6 +117,13 @@ class LLMRequest(Frozen):
     def _is_printable(cls, value: str | None, info: ValidationInfo) -> str | None:
         return value if value is None else printable(value, str(info.field_name))
 
+    @field_validator("model")
+    @classmethod
+    def _model_is_no_path_elsewhere(cls, value: str | None) -> str | None:
+        if value is not None and _PATH_TRICK.search(value):
+            raise ValueError("a model's name has no '..', '.' or empty part between its slashes")
+        return value
+
     @field_validator("metadata")
     @classmethod
     def _metadata_is_small(cls, value: dict[str, JsonValue]) -> dict[str, JsonValue]:
@@ -125,6 +134,15 @@ class LLMRequest(Frozen):
         if size > MAX_METADATA_BYTES:
             raise ValueError(f"metadata is {size} bytes of JSON; the limit is {MAX_METADATA_BYTES}")
         return value
+
+    @model_validator(mode="after")
+    def _text_can_be_sent(self) -> Self:
+        if _has_lone_surrogate(vars(self)):
+            raise ValueError(
+                "a text holds half of a surrogate pair, which no provider can be sent: "
+                "decode it with errors='replace'"
+            )
+        return self
 
     @model_validator(mode="after")
     def _tools_are_consistent(self) -> Self:
@@ -156,6 +174,28 @@ def printable(value: str, what: str) -> str:
     if not value.strip() or not value.isprintable():
         raise ValueError(f"{what} must be printable text without line breaks")
     return value
+
+
+def _has_lone_surrogate(value: object) -> bool:
+    match value:
+        case str():
+            return not value.isascii() and not _is_unicode(value)
+        case BaseModel():
+            return _has_lone_surrogate(vars(value))
+        case Mapping():
+            return any(_has_lone_surrogate(key) or _has_lone_surrogate(item) for key, item in value.items())
+        case tuple() | list():
+            return any(map(_has_lone_surrogate, value))
+        case _:
+            return False
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class TokenUsage(Frozen):
@@ -215,7 +255,7 @@ class LLMResponse(Frozen):
     parts: tuple[Annotated[TextPart | ToolCallPart | ThinkingPart, Field(discriminator="type")], ...]
     finish_reason: FinishReason
     usage: TokenUsage
-    """What THIS call consumed: zero for a replay or a hit."""
+    """What THIS call consumed, failed sends included where they were counted: zero for a replay or a hit."""
     original_usage: TokenUsage
     """What the answer consumed when it was made."""
     provider: LLMProvider

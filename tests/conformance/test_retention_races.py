@@ -203,7 +203,6 @@ async def test_a_cancelled_prune_ends_with_a_whole_batch(autonomous: Ledger, exe
 
 
 @pytest.mark.pg
-@pytest.mark.xfail(strict=True, reason="a hit copies the references before it locks what they refer to")
 async def test_a_prune_in_the_middle_of_a_hit_leaves_it_no_dangling_reference(
     postgres: Ledger, pg_executor: EngineExecutor
 ):

@@ -4,13 +4,17 @@ from tests.sabotage.patch import Break
 
 _HERE = "app/llm/"
 ROUTER, RETRY, SENDS, SERVICE = (f"{_HERE}{name}.py" for name in ("router", "retry", "sends", "service"))
-ERRORS, CACHE, CONTEXT, KEYS = (f"{_HERE}{name}.py" for name in ("errors", "cache", "context", "idempotency"))
+ERRORS, CACHE, CONTEXT, KEYS, BREAKER = (
+    f"{_HERE}{name}.py" for name in ("errors", "cache", "context", "idempotency", "breaker")
+)
 
 _TESTS = "tests/unit/llm/"
 ROUTES, RETRIES, SENDING, SERVED = (
     f"{_TESTS}test_{name}.py::test_" for name in ("router", "retry", "sends", "service")
 )
-HITS, CONTEXTS, CLAIMED = (f"{_TESTS}test_{name}.py::test_" for name in ("cache", "context", "idempotency"))
+HITS, CONTEXTS, CLAIMED, CIRCUITS = (
+    f"{_TESTS}test_{name}.py::test_" for name in ("cache", "context", "idempotency", "breaker")
+)
 
 CALL_BREAKS = (
     Break(
@@ -308,7 +312,7 @@ CALL_BREAKS = (
         "elif self.left_s() <= self.reserve_s + pause_s:",
         "elif self.left_s() <= -1e9:",
         (HITS + "a_follower_whose_time_runs_out_goes_on_alone",),
-        hangs_s=15,
+        hangs_s=10,
     ),
     Break(
         "two-workspaces-are-a-guess",
@@ -359,7 +363,7 @@ CALL_BREAKS = (
         "if not self.policy.wait_for_key or self.repo.inline or self.left_s() <= 0:",
         "if not self.policy.wait_for_key or self.repo.inline:",
         (CLAIMED + "a_waiter_whose_time_is_over_is_told_who_holds_the_key",),
-        hangs_s=15,
+        hangs_s=10,
     ),
     Break(
         "caller-that-left-is-a-failure",
@@ -368,5 +372,37 @@ CALL_BREAKS = (
         "await self._repo.mark_cancelled(run, _failure(call, sends, gone))",
         "pass",
         ("tests/crash/test_cancellation.py::test_cancelling_a_send_is_told_as_possibly_paid",),
+    ),
+    Break(
+        "dead-provider-is-asked-by-every-call",
+        "breaker",
+        BREAKER,
+        "if circuit.probing or circuit.failures >= self._threshold:",
+        "if circuit.probing:",
+        (CIRCUITS + "it_opens_after_three_consecutive_infrastructure_errors",),
+    ),
+    Break(
+        "refusal-opens-the-circuit",
+        "breaker",
+        BREAKER,
+        "if not isinstance(error, LLMUnavailable | LLMTimeout):",
+        "if error is None:",
+        (CIRCUITS + "a_provider_that_refuses_is_alive",),
+    ),
+    Break(
+        "every-caller-probes",
+        "breaker",
+        BREAKER,
+        "circuit.probing = True return True",
+        "return True",
+        (CIRCUITS + "after_the_window_one_probe_is_sent_and_its_answer_closes",),
+    ),
+    Break(
+        "open-circuit-is-not-asked",
+        "breaker",
+        SENDS,
+        "if not self.breaker.admits(candidate.name):",
+        "if not candidate.name:",
+        (CIRCUITS + "with_nobody_else_left_the_error_says_when_to_come_back_and_nothing_is_sent",),
     ),
 )

@@ -10,7 +10,7 @@ ENGINE, BASE = "app/db/engine.py", "app/db/base.py"
 
 _CONFORMANCE, _CRASH, _UNIT = "tests/conformance/", "tests/crash/", "tests/unit/llm/"
 CACHE, CLAIMS, FINISHES = (f"{_CONFORMANCE}test_{name}.py::test_" for name in ("cache", "claims", "finishes"))
-PRUNES, WINDOWS = (f"{_CONFORMANCE}test_{name}.py::test_" for name in ("retention", "windows"))
+PRUNES, WINDOWS, GAPS = (f"{_CONFORMANCE}test_{name}.py::test_" for name in ("retention", "windows", "gaps"))
 CANCELLATION, OUTAGE, PROCESSES = (
     f"{_CRASH}test_{name}.py::test_" for name in ("cancellation", "outage", "processes")
 )
@@ -74,7 +74,7 @@ LEDGER_BREAKS = (
         "                    outcome = await _drive(connection, steps())\n"
         "                    await connection.commit()\n"
         "                    return outcome",
-        (SERVICE + "while_the_provider_works_no_connection_is_held_and_others_can_write",),
+        (SERVICE + "while_the_provider_works_no_connection_is_held_and_others_can_write[postgres]",),
     ),
     Break(
         "writer-lock-is-kept-by-readers",
@@ -146,10 +146,7 @@ LEDGER_BREAKS = (
         STATEMENTS,
         "TAKE_OVER = _ABANDON.where(_HAS_ID, _IS_LIVE, _LEASE_OVER)",
         "TAKE_OVER = _ABANDON.where(_HAS_ID, _IS_LIVE)",
-        (
-            CLAIMS + "a_lease_that_runs_keeps_its_key",
-            WINDOWS + "a_holder_that_finishes_under_a_takeover_keeps_its_answer",
-        ),
+        (GAPS + "a_takeover_judges_the_lease_itself",),
     ),
     Break(
         "lease-has-no-grace",
@@ -190,10 +187,7 @@ LEDGER_BREAKS = (
         LEDGER,
         'if holder is None or holder["request_sha256"] != settlement.request_sha256:',
         "if holder is None:",
-        (
-            FINISHES + "a_fenced_owner_is_given_the_winners_answer",
-            SERVICE + "a_fenced_call_without_a_winner_raises_with_its_own_answer",
-        ),
+        (GAPS + "a_fenced_owner_is_not_given_the_answer_of_another_request",),
     ),
     Break(
         "joined-view-takes-the-service-along",
@@ -418,7 +412,7 @@ LEDGER_BREAKS = (
         EXECUTOR,
         "raise fault from None  # the driver's error quotes the statement's values",
         "raise fault",
-        (EXECUTORS + "a_fault_carries_no_prompt_in_its_chain",),
+        (GAPS + "a_fault_has_no_error_of_the_driver_behind_it",),
     ),
     Break(
         "driver-errors-show-values",
@@ -426,7 +420,7 @@ LEDGER_BREAKS = (
         ENGINE,
         'options = {"hide_parameters": True, **options}',
         'options = {"hide_parameters": False, **options}',
-        (EXECUTORS + "a_fault_carries_no_prompt_in_its_chain",),
+        (GAPS + "an_error_of_the_driver_shows_no_values",),
     ),
     Break(
         "prune-takes-started-runs",
@@ -445,15 +439,20 @@ LEDGER_BREAKS = (
         (PRUNES + "a_live_key_keeps_its_run_unless_keys_are_given_up",),
     ),
     Break(
-        "prune-judges-its-rows-only-once",
+        "prune-judges-a-page-and-not-its-rows",
         "I18",
         RETENTION,
-        ".where(page.c.id > after, page.c.id <= last, prunable)",
-        ".where(page.c.id > after, page.c.id <= last)",
-        (
-            PRUNES + "a_started_run_is_never_touched",
-            PRUNES + "a_live_key_keeps_its_run_unless_keys_are_given_up",
-        ),
+        "wanted = _is_wanted(which, of)",
+        'wanted = of.c.id > ""',
+        (GAPS + "a_prune_judges_every_row_of_a_page",),
+    ),
+    Break(
+        "prune-spares-a-key-when-it-looks-only",
+        "I18",
+        RETENTION,
+        "sa.and_(wanted, sa.not_(_holds_live_key(of))) if _spares_keys(which) else wanted",
+        "wanted",
+        (GAPS + "a_prune_judges_every_row_of_a_page",),
     ),
     Break(
         "database-file-is-readable-by-others",
@@ -494,7 +493,7 @@ LEDGER_BREAKS = (
         LEDGER,
         "yield Step(sql.TOUCH_PAYLOADS, sql.bound(workspace_id=run.workspace_id, source_run_id=answer.run_id))",
         "pass",
-        (PRUNES + "a_hit_keeps_the_answer_of_a_source_that_is_gone",),
+        (GAPS + "a_hit_renews_the_texts_that_it_refers_to",),
     ),
     Break(
         "only-answers-keep-texts-alive",
@@ -566,7 +565,7 @@ LEDGER_BREAKS = (
         STATEMENTS,
         'runs.c.candidate_sha256.in_(sa.bindparam("p_candidates", expanding=True))',
         'sa.or_(runs.c.candidate_sha256.in_(sa.bindparam("p_candidates", expanding=True)), sa.true())',
-        (CACHE + "an_answer_is_found_by_its_prompt_and_candidate",),
+        (GAPS + "an_answer_of_another_candidate_is_not_found",),
     ),
     Break(
         "key-never-expires",

@@ -18,7 +18,7 @@ class Break:
     """Occurs exactly once in `file`. White space, and a comma before a closing bracket, do not count."""
     new: str
     tests: tuple[str, ...]
-    """Node ids, without parameters; one of them must fail."""
+    """Node ids; one of them must fail. Without parameters where that is not much slower."""
     hangs_s: float | None = None
     """Seconds after which a test that hangs counts as failed; None: a hang is a fault of the harness."""
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from app.bootstrap import build_llm_service
+from app.bootstrap import build_llm_service, payload_codec
 from app.core.clock import SystemClock
 from app.core.ids import new_id
 from app.core.logging import get_logger
@@ -181,6 +181,7 @@ def rules_of(settings: LLMSettings, owner: str) -> ClaimRules:
         cache_ttl_s=settings.cache_ttl_s,
         key_ttl_s=settings.idempotency_ttl_s,
         refuse_abandoned=settings.on_abandoned is OnAbandoned.REFUSE,
+        codec=payload_codec(settings),
     )
 
 
@@ -199,9 +200,9 @@ class Watched:
         *,
         run_id: str,  # noqa: ARG002
         timeout_s: float,  # noqa: ARG002  # the port's signature
-        on_send: Callable[[], None],
+        on_send: Callable[[float], None],
     ) -> ProviderReply:
-        on_send()
+        on_send(0.0)
         self.sends += 1
         await self.look(request, candidate)
         outcome = self.script.pop(0) if self.script else text_reply(f"answer {self.sends}")

@@ -41,9 +41,9 @@ class Counted:
         *,
         run_id: str,  # noqa: ARG002
         timeout_s: float,  # noqa: ARG002
-        on_send: Callable[[], None],
+        on_send: Callable[[float], None],
     ) -> ProviderReply:
-        on_send()
+        on_send(0.0)
         count_send(self._file, request.idempotency_key or "-")
         self._hook("send")
         await asyncio.sleep(self._latency_s)

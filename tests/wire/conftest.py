@@ -30,6 +30,11 @@ class Rig:
     candidate: Candidate
     client: LiteLLMClient
     sends_begun: list[int] = field(default_factory=list)
+    waits_ms: list[float] = field(default_factory=list)
+
+    def _begun(self, waited_ms: float) -> None:
+        self.sends_begun.append(1)
+        self.waits_ms.append(waited_ms)
 
     async def send(self, request: LLMRequest = HELLO, *, timeout_s: float = 30) -> ProviderReply:
         return await self.client.send(
@@ -37,7 +42,7 @@ class Rig:
             self.candidate,
             run_id=f"run-{len(self.sends_begun)}",
             timeout_s=timeout_s,
-            on_send=lambda: self.sends_begun.append(1),
+            on_send=self._begun,
         )
 
     async def answer(self, reply: Reply, request: LLMRequest = HELLO) -> ProviderReply:

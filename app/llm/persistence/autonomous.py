@@ -8,12 +8,13 @@ import asyncio
 from collections import Counter
 from collections.abc import Coroutine
 from contextlib import suppress
+from functools import partial
 from typing import Any, TypeVar
 
 from app.llm import telemetry as events
 from app.llm.errors import LLMCancelled, LLMError, LLMLedgerError
 from app.llm.persistence import ledger
-from app.llm.persistence.codec import decode_response
+from app.llm.persistence.codec import decode_response, opened
 from app.llm.persistence.executor import Executor
 from app.llm.persistence.ledger import ClaimRules
 from app.llm.persistence.models import SUCCEEDED
@@ -39,6 +40,8 @@ from app.llm.types import ServedFrom
 T = TypeVar("T")
 REPLAY_BATCH_S = 1.0
 """Seconds that replay counts are added up before they are written."""
+ADOPT_EVERY_S = 5.0
+"""Seconds between two looks for spool files of dead processes; a lease outlives a deadline by 15 s."""
 MAX_BACKGROUND = 512
 """Transitions in the background at once; beyond that a hit waits for its row."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0
@@ -69,6 +72,7 @@ class AutonomousRunRepo(LedgerRunRepo):
         self._live: dict[str, asyncio.Event] = {}
         self._replays: Counter[str] = Counter()
         self._replay_timer: asyncio.TimerHandle | None = None
+        self._spool_timer: asyncio.TimerHandle | None = None
 
     async def open(self) -> None:
         """Adopt the spool files of dead processes; warn when no spool could be written."""
@@ -77,10 +81,13 @@ class AutonomousRunRepo(LedgerRunRepo):
             await asyncio.to_thread(self._spool.adopt)
         except OSError as error:
             self._telemetry.event(
-                events.EVENT_SPOOLED, level="warning", error_message=f"the spool cannot be written: {error}"
+                events.EVENT_SPOOL_UNWRITABLE,
+                level="warning",
+                error_message=f"the spool cannot be written: {error}",
             )
         if len(self._spool):
             await self._drain_spool()
+        self._watch_spool()
 
     async def get_by_idempotency_key(self, workspace_id: str, key: str, request_sha256: str) -> KeyState:
         """Return what the key holds now; a spooled answer counts before the database does."""
@@ -137,6 +144,20 @@ class AutonomousRunRepo(LedgerRunRepo):
         if self._replay_timer is None:
             self._replay_timer = asyncio.get_running_loop().call_later(REPLAY_BATCH_S, self._write_replays)
 
+    def _watch_spool(self) -> None:
+        """Look for the files of processes that die later, well before a lease can run out."""
+        self._spool_timer = asyncio.get_running_loop().call_later(ADOPT_EVERY_S, self._adopt_later)
+
+    def _adopt_later(self) -> None:
+        self._track(self._logged(self._adopt()))
+        self._watch_spool()
+
+    async def _adopt(self) -> None:
+        async with self._spool_lock:
+            await asyncio.to_thread(self._spool.adopt)
+        if len(self._spool):
+            await self._drain_spool()
+
     async def drain(self) -> None:
         """Wait for every background transition, and write the replay counts."""
         self._write_replays()
@@ -145,6 +166,8 @@ class AutonomousRunRepo(LedgerRunRepo):
 
     async def close(self) -> None:
         """Drain, try the spool once more, close the connections."""
+        if self._spool_timer is not None:
+            self._spool_timer.cancel()
         await self.drain()
         if len(self._spool):
             await self._logged(self._drain_spool())
@@ -184,13 +207,13 @@ class AutonomousRunRepo(LedgerRunRepo):
 
     async def _finish(self, settled: Settlement) -> Finished:
         """Write it within the finish budget, else put it into the spool."""
-        give_up_at = self._clock.monotonic_s() + self._finish_budget_s
+        codec, give_up_at = self.rules.codec, self._clock.monotonic_s() + self._finish_budget_s
         pause_s = FIRST_PAUSE_S
         while True:
             left_s = give_up_at - self._clock.monotonic_s()
             try:
                 async with asyncio.timeout(max(left_s, FIRST_PAUSE_S)):
-                    return await self._executor.transaction(lambda: ledger.finish(settled))
+                    return await self._executor.transaction(lambda: ledger.finish(settled, codec))
             except (LLMLedgerError, TimeoutError) as fault:
                 reason = str(fault) or "the finish budget is used up"
             if self._clock.monotonic_s() + pause_s >= give_up_at:
@@ -223,7 +246,7 @@ class AutonomousRunRepo(LedgerRunRepo):
         """
         async with self._spool_lock:
             for settled in self._spool.pending:
-                await self._executor.transaction(lambda settled=settled: ledger.finish(settled))  # type: ignore[misc]
+                await self._executor.transaction(partial(ledger.finish, settled, self.rules.codec))
                 await asyncio.to_thread(self._spool.settled, settled.run_id)
                 self._telemetry.event(events.EVENT_SPOOL_DRAINED, llm_run_id=settled.run_id)
 
@@ -233,9 +256,12 @@ class AutonomousRunRepo(LedgerRunRepo):
             return None
         if settled.request_sha256 != request_sha256:
             return Conflict(run_id=settled.run_id)
-        data = {row["sha256"]: row["bytes"] for row in settled.payloads}.get(settled.run["response_payload"])
-        response = data and decode_response(
-            data, run_id=settled.run_id, route=(), served_from=ServedFrom.REPLAY
+        kept = {row["sha256"]: row for row in settled.payloads}.get(settled.run["response_payload"])
+        response = kept and decode_response(
+            opened(kept, self.rules.codec, run_id=settled.run_id),
+            run_id=settled.run_id,
+            route=(),
+            served_from=ServedFrom.REPLAY,
         )
         answer = StoredAnswer(
             run_id=settled.run_id,
@@ -266,8 +292,8 @@ class AutonomousRunRepo(LedgerRunRepo):
     async def _logged(self, work: Coroutine[Any, Any, object]) -> None:
         try:
             await work
-        except LLMLedgerError as fault:
-            self._telemetry.event(events.EVENT_BACKGROUND_FAULT, level="warning", error_message=fault.message)
+        except (LLMLedgerError, OSError) as fault:
+            self._telemetry.event(events.EVENT_BACKGROUND_FAULT, level="warning", error_message=str(fault))
 
 
 def _won(claim: asyncio.Task[ClaimOutcome]) -> bool:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 from pydantic import Field, JsonValue, TypeAdapter
 
@@ -15,15 +15,65 @@ from app.llm.types import NO_USAGE, FinishReason, LLMRequest, LLMResponse, Serve
 VERSION = 1
 RAW = 0
 """Codec number of bytes of JSON as they are."""
+AES_GCM = 2
+"""Codec number of nonce and ciphertext (`cipher.Cipher`); 1 is kept for zstd."""
 
 _PARTS: TypeAdapter[tuple[TextPart | ToolCallPart | ThinkingPart, ...]] = TypeAdapter(
     tuple[Annotated[TextPart | ToolCallPart | ThinkingPart, Field(discriminator="type")], ...]
 )
 
 
-def sha256(data: bytes) -> str:
-    """Return the address of a payload."""
-    return hashlib.sha256(data).hexdigest()
+class Codec(Protocol):
+    """How payload bytes are addressed and kept; one object for whoever writes or reads them."""
+
+    def address(self, data: bytes, *, workspace_id: str) -> str:
+        """Return 64 hex digits that stand for these bytes within a workspace."""
+        ...
+
+    def encode(self, data: bytes, *, workspace_id: str, address: str) -> tuple[int, bytes]:
+        """Return the codec number and the bytes that are stored."""
+        ...
+
+    def decode(self, codec: int, data: bytes, *, workspace_id: str, address: str) -> bytes:
+        """Return what was encoded.
+
+        Raises:
+            Unreadable: Not by this codec, or not with these keys.
+        """
+        ...
+
+
+class Unreadable(ValueError):  # says what is so, as the error tree does
+    """A payload that is stored but cannot be opened here; the text says why."""
+
+
+class Plain:
+    """Bytes as they are, under their SHA-256."""
+
+    def address(self, data: bytes, *, workspace_id: str) -> str:  # noqa: ARG002  # the protocol's signature
+        """Return the SHA-256."""
+        return hashlib.sha256(data).hexdigest()
+
+    def encode(self, data: bytes, *, workspace_id: str, address: str) -> tuple[int, bytes]:  # noqa: ARG002  # as above
+        """Return the bytes."""
+        return RAW, data
+
+    def decode(self, codec: int, data: bytes, *, workspace_id: str, address: str) -> bytes:  # noqa: ARG002  # as above
+        """Return the bytes.
+
+        Raises:
+            Unreadable: They are encrypted, or of a newer version.
+        """
+        if codec == RAW:
+            return data
+        raise Unreadable(
+            "it is encrypted: set LLM_PAYLOAD_KEY"
+            if codec == AES_GCM
+            else f"codec {codec} is of a newer version"
+        )
+
+
+PLAIN = Plain()
 
 
 def to_json(value: object) -> str:
@@ -86,13 +136,34 @@ def decode_response(
     raise fault
 
 
-def stored_answer(row: Mapping[str, Any], served_from: ServedFrom) -> StoredAnswer:
-    """Return a row that was read with its payload; `response` is None when the bytes were not kept."""
+def opened(payload: Mapping[str, Any], codec: Codec, *, run_id: str) -> bytes:
+    """Return the bytes of a payload row, or of a row joined with one.
+
+    Raises:
+        LLMLedgerUnavailable: They cannot be read with this LLM_PAYLOAD_KEY, or by this version.
+    """
+    where = {"workspace_id": payload["workspace_id"], "address": payload["sha256"]}
+    try:
+        return codec.decode(payload["codec"], payload["bytes"], **where)
+    except Unreadable as error:
+        reason = str(error)
+    raise LLMLedgerUnavailable(f"the stored answer of run {run_id} cannot be read: {reason}", run_id=run_id)
+
+
+def stored_answer(row: Mapping[str, Any], served_from: ServedFrom, codec: Codec) -> StoredAnswer:
+    """Return a row that was read with its payload; `response` is None when the bytes were not kept.
+
+    Raises:
+        LLMLedgerUnavailable: They were kept, and cannot be read.
+    """
     run_id = str(row["id"])
     response = None
     if row["bytes"] is not None:
         response = decode_response(
-            row["bytes"], run_id=run_id, route=json.loads(row["route"]), served_from=served_from
+            opened(row, codec, run_id=run_id),
+            run_id=run_id,
+            route=json.loads(row["route"]),
+            served_from=served_from,
         )
     return StoredAnswer(
         run_id=run_id,

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from app.llm.errors import LLMFenced, LLMLedgerBusy, LLMLedgerUnavailable
 from app.llm.fingerprint import FINGERPRINT_VERSION
 from app.llm.persistence import statements as sql
-from app.llm.persistence.codec import stored_answer, to_json
+from app.llm.persistence.codec import PLAIN, Codec, stored_answer, to_json
 from app.llm.persistence.executor import Result, Step, Steps
 from app.llm.persistence.models import ABANDONED, STARTED, SUCCEEDED
 from app.llm.persistence.settlement import Settlement
@@ -39,12 +39,13 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClaimRules:
-    """What the settings say about keys and the cache."""
+    """What the settings say about keys, the cache, and how texts are kept."""
 
     owner: str
     cache_ttl_s: float
     key_ttl_s: float | None
     refuse_abandoned: bool
+    codec: Codec = PLAIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,22 +58,26 @@ class _Free:
 Verdict = Replay | Conflict | InProgress | Abandoned | _Free
 
 
-def judge(holder: Row, request_sha256: str, *, force: bool, refuse_abandoned: bool) -> Verdict:
-    """Say what a key's holder means for a request. Pure."""
+def judge(holder: Row, request_sha256: str, rules: ClaimRules, *, force: bool) -> Verdict:
+    """Say what a key's holder means for a request. Pure.
+
+    Raises:
+        LLMLedgerUnavailable: It has an answer, which cannot be read.
+    """
     same_version = holder["fingerprint_version"] == FINGERPRINT_VERSION
     if same_version and holder["request_sha256"] != request_sha256:
         return Conflict(run_id=str(holder["id"]))
     if holder["status"] == SUCCEEDED:
-        return _judge_answered(holder, force=force)
-    return _judge_live(holder, force=force, refuse_abandoned=refuse_abandoned)
+        return _judge_answered(holder, rules, force=force)
+    return _judge_live(holder, force=force, refuse_abandoned=rules.refuse_abandoned)
 
 
-def _judge_answered(holder: Row, *, force: bool) -> Verdict:
+def _judge_answered(holder: Row, rules: ClaimRules, *, force: bool) -> Verdict:
     if force:
         return _Free("free_answered")
     if holder["expires_left_s"] is not None and holder["expires_left_s"] <= 0:
         return _Free("free_expired")
-    return Replay(answer=stored_answer(holder, ServedFrom.REPLAY))
+    return Replay(answer=stored_answer(holder, ServedFrom.REPLAY, rules.codec))
 
 
 def _judge_live(holder: Row, *, force: bool, refuse_abandoned: bool) -> Verdict:
@@ -100,7 +105,7 @@ def key_state(result: Result, request_sha256: str, rules: ClaimRules) -> KeyStat
     """Say what a look-up of a key means; None when the key is free or may be taken."""
     if result.first is None:
         return None
-    state = judge(result.first, request_sha256, force=False, refuse_abandoned=rules.refuse_abandoned)
+    state = judge(result.first, request_sha256, rules, force=False)
     return None if isinstance(state, _Free) else state
 
 
@@ -117,12 +122,12 @@ def find_cached(workspace_id: str, prompt_sha256: str, candidates: Sequence[str]
     )
 
 
-def cached_answers(result: Result) -> dict[str, StoredAnswer]:
-    """Return found answers by candidate identity; one that this version cannot read is no hit."""
+def cached_answers(result: Result, codec: Codec) -> dict[str, StoredAnswer]:
+    """Return found answers by candidate identity; one that cannot be read is no hit."""
     found = {}
     for row in result.rows:
         with suppress(LLMLedgerUnavailable):
-            found[str(row["candidate_sha256"])] = stored_answer(row, ServedFrom.CACHE)
+            found[str(row["candidate_sha256"])] = stored_answer(row, ServedFrom.CACHE, codec)
     return found
 
 
@@ -141,9 +146,7 @@ def claim(run: NewRun, rules: ClaimRules, answer: StoredAnswer | None = None) ->
             (yield key_holder(run.workspace_id, run.idempotency_key)).first if run.idempotency_key else None
         )
         if holder is not None:
-            state = judge(
-                holder, run.request_sha256, force=run.force, refuse_abandoned=rules.refuse_abandoned
-            )
+            state = judge(holder, run.request_sha256, rules, force=run.force)
             if not isinstance(state, _Free):
                 return state
             freed = yield Step(_FREEING[state.how], sql.bound(id=holder["id"]))
@@ -183,13 +186,15 @@ def _after_insert(
 ) -> Steps[ClaimOutcome]:
     if answer is None and run.cache_candidates:
         found = cached_answers(
-            (yield find_cached(run.workspace_id, run.prompt_sha256, run.cache_candidates, rules))
+            (yield find_cached(run.workspace_id, run.prompt_sha256, run.cache_candidates, rules)),
+            rules.codec,
         )
         answer = next((found[name] for name in run.cache_candidates if name in found), None)
     if answer is None or answer.response is None:
         return Won(run_id=run.run_id, execution=execution, supersedes=supersedes)
-    yield Step(sql.TURN_INTO_HIT, _hit_values(run, rules, answer))
+    # the texts first: once they are touched, no prune can take them before this row refers to them
     yield Step(sql.TOUCH_PAYLOADS, sql.bound(workspace_id=run.workspace_id, source_run_id=answer.run_id))
+    yield Step(sql.TURN_INTO_HIT, _hit_values(run, rules, answer))
     return Hit(run_id=run.run_id, answer=answer)
 
 
@@ -227,8 +232,11 @@ def note_send(run_id: str, owner: str, sends: int) -> Steps[None]:
         raise LLMFenced("another run took this one's key over; nothing more was sent", run_id=run_id)
 
 
-def finish(settlement: Settlement) -> Steps[Finished]:
-    """Settle a run with its attempts and payloads; harmless when it was settled before, or taken over."""
+def finish(settlement: Settlement, codec: Codec = PLAIN) -> Steps[Finished]:
+    """Settle a run with its attempts and payloads; harmless when it was settled before, or taken over.
+
+    `codec` reads the answer of the run that took over.
+    """
     run = settlement.run
     done = yield Step(sql.FINISH, sql.bound(**run))
     if done.rowcount == 1:
@@ -248,17 +256,24 @@ def finish(settlement: Settlement) -> Steps[Finished]:
     if settlement.key is None:
         return Finished()  # no key, so nobody else was promised this run's answer
     holder = (yield key_holder(settlement.workspace_id, settlement.key)).first
-    return _fenced(holder, settlement)
+    return _fenced(holder, settlement, codec)
 
 
-def _fenced(holder: Row | None, settlement: Settlement) -> Finished:
+def _fenced(holder: Row | None, settlement: Settlement, codec: Codec) -> Finished:
     if holder is None or holder["request_sha256"] != settlement.request_sha256:
         return Finished(fenced=True)
     if holder["status"] == STARTED:
         return Finished(fenced=True, successor_run_id=str(holder["id"]))
-    return Finished(
-        fenced=True, winner=stored_answer(holder, ServedFrom.REPLAY), successor_run_id=str(holder["id"])
-    )
+    try:
+        winner = stored_answer(holder, ServedFrom.REPLAY, codec)
+    except LLMLedgerUnavailable:  # the own accounting is written all the same
+        winner = StoredAnswer(
+            run_id=str(holder["id"]),
+            candidate_sha256=holder["candidate_sha256"],
+            request_sha256=holder["request_sha256"],
+            response=None,
+        )
+    return Finished(fenced=True, winner=winner, successor_run_id=str(holder["id"]))
 
 
 def _store(settlement: Settlement) -> Steps[None]:
@@ -272,7 +287,7 @@ def _store(settlement: Settlement) -> Steps[None]:
 def insert_and_finish(run: NewRun, rules: ClaimRules, settlement: Settlement) -> Steps[None]:
     """Write a run that never claimed anything, as one settled row."""
     yield _insert(run, rules, claims=False)
-    yield from finish(settlement)
+    yield from finish(settlement, rules.codec)
 
 
 def release(run_id: str) -> Steps[bool]:

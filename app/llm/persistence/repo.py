@@ -45,7 +45,7 @@ class LedgerRunRepo:
     ) -> Mapping[str, StoredAnswer]:
         """Return the freshest servable answer of each candidate identity."""
         step = ledger.find_cached(workspace_id, prompt_sha256, candidates, self.rules)
-        return ledger.cached_answers(await self._executor.read(step))
+        return ledger.cached_answers(await self._executor.read(step), self.rules.codec)
 
     async def create_started(self, run: NewRun) -> ClaimOutcome:
         """Claim."""
@@ -73,7 +73,12 @@ class LedgerRunRepo:
         """Settle a run that has its answer."""
         return await self._settle(
             settlement.of_success(
-                run, success, owner=self.rules.owner, key_ttl_s=self.rules.key_ttl_s, keep=self.keep_payloads
+                run,
+                success,
+                owner=self.rules.owner,
+                key_ttl_s=self.rules.key_ttl_s,
+                keep=self.keep_payloads,
+                codec=self.rules.codec,
             )
         )
 
@@ -113,11 +118,12 @@ class LedgerRunRepo:
             owner=self.rules.owner,
             keep=self.keep_payloads,
             redact=self._telemetry.redact,
+            codec=self.rules.codec,
         )
 
     async def _settle(self, settled: Settlement) -> Finished:
         try:
-            return await self._executor.transaction(lambda: ledger.finish(settled))
+            return await self._executor.transaction(lambda: ledger.finish(settled, self.rules.codec))
         except LLMLedgerError as fault:
             self._telemetry.event(
                 events.EVENT_ANSWER_LOST,

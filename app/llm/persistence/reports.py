@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from app.db.base import db_now, seconds_until
 from app.llm.errors import LLMLedgerSchema
-from app.llm.persistence.codec import RAW
+from app.llm.persistence.codec import AES_GCM, Codec, Unreadable
 from app.llm.persistence.executor import Executor, Step
 from app.llm.persistence.statements import attempts, payloads, runs
 
@@ -66,6 +66,8 @@ class RunDetails:
     """The stored request as JSON values; None if only its hash was kept."""
     response: Any
     """The stored answer, likewise."""
+    encrypted: bool = False
+    """Texts are stored, but LLM_PAYLOAD_KEY is unset or another one; then both are None."""
 
 
 async def list_runs(reader: Executor, wanted: RunFilter, *, limit: int) -> Sequence[Row]:
@@ -86,7 +88,7 @@ async def matching_ids(reader: Executor, start: str, *, limit: int) -> Sequence[
     return [str(row["id"]) for row in (await reader.read(Step(statement, {}))).rows]
 
 
-async def run_details(reader: Executor, run_id: str) -> RunDetails | None:
+async def run_details(reader: Executor, run_id: str, codec: Codec) -> RunDetails | None:
     """Return one run with what belongs to it; None if there is no such run."""
     lease_left_s = seconds_until(runs.c.lease_until).label("lease_left_s")
     run = (await reader.read(Step(sa.select(runs, lease_left_s).where(runs.c.id == run_id), {}))).first
@@ -96,7 +98,7 @@ async def run_details(reader: Executor, run_id: str) -> RunDetails | None:
     hits = (
         sa.select(runs.c.id).where(runs.c.source_run_id == run_id).order_by(runs.c.id.desc()).limit(MAX_HITS)
     )
-    stored = await _documents(reader, run)
+    stored, encrypted = await _documents(reader, run, codec)
     return RunDetails(
         run={**run, **{name: json.loads(run[name]) for name in _JSON}},
         attempts=(await reader.read(Step(sends, {}))).rows,
@@ -104,6 +106,7 @@ async def run_details(reader: Executor, run_id: str) -> RunDetails | None:
         hits=[str(row["id"]) for row in (await reader.read(Step(hits, {}))).rows],
         request=stored.get(run["request_payload"]),
         response=stored.get(run["response_payload"]),
+        encrypted=encrypted,
     )
 
 
@@ -128,13 +131,21 @@ async def _executions(reader: Executor, run: Row) -> Sequence[Row]:
     return (await reader.read(Step(statement, {}))).rows
 
 
-async def _documents(reader: Executor, run: Row) -> dict[str, Any]:
-    """Return the stored texts of a run by address; a codec that this version does not know is left out."""
+async def _documents(reader: Executor, run: Row, codec: Codec) -> tuple[dict[str, Any], bool]:
+    """Return the stored texts of a run by address, and whether one was left out because it is encrypted.
+
+    One in a codec that this version does not know is left out, too.
+    """
     addresses = [run[name] for name in ("request_payload", "response_payload") if run[name] is not None]
-    statement = sa.select(payloads.c.sha256, payloads.c.bytes).where(
-        payloads.c.workspace_id == run["workspace_id"],
-        payloads.c.sha256.in_(addresses),
-        payloads.c.codec == RAW,
+    statement = sa.select(payloads.c.sha256, payloads.c.codec, payloads.c.bytes).where(
+        payloads.c.workspace_id == run["workspace_id"], payloads.c.sha256.in_(addresses)
     )
     rows = (await reader.read(Step(statement, {}))).rows if addresses else ()
-    return {row["sha256"]: json.loads(row["bytes"]) for row in rows}
+    documents, encrypted = {}, False
+    for row in rows:
+        where = {"workspace_id": run["workspace_id"], "address": row["sha256"]}
+        try:
+            documents[row["sha256"]] = json.loads(codec.decode(row["codec"], row["bytes"], **where))
+        except Unreadable:
+            encrypted |= row["codec"] == AES_GCM
+    return documents, encrypted

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, Self
 
-from app.llm.persistence.codec import RAW, encode_request, encode_response, sha256, to_json
+from app.llm.persistence.codec import PLAIN, Codec, encode_request, encode_response, to_json
 from app.llm.persistence.models import SUCCEEDED
 from app.llm.ports import Failure, NewRun, Success
-from app.llm.types import Attempt
+from app.llm.responses import paid, spent
+from app.llm.types import Attempt, TokenUsage
 
 MAX_ERROR_CHARS = 500
 MAX_INT = 2**63 - 1
@@ -71,31 +72,35 @@ class Settlement:
 _TIMES = ("started_at", "finished_at")
 
 
-def of_success(
-    run: NewRun, success: Success, *, owner: str, key_ttl_s: float | None, keep: bool
+def of_success(  # facts of the run, choices of the settings
+    run: NewRun,
+    success: Success,
+    *,
+    owner: str,
+    key_ttl_s: float | None,
+    keep: bool,
+    codec: Codec = PLAIN,
 ) -> Settlement:
-    """Return how a run with an answer is settled; `keep` is whether payload bytes are stored."""
+    """Return how a run with an answer is settled; `keep` is whether payload bytes are stored, by `codec`."""
     response = success.response
     asked, said = encode_request(run.request), encode_response(response)
+    texts = _addressed(run, (asked, said), codec)
     served = success.source_run_id is not None
-    usage = response.usage
     values = {
         **_common(run, owner, success.attempts, success.queue_wait_ms, response.latency_ms),
         "status": SUCCEEDED, "provider": response.provider.value, "model": response.model,
         "candidate_sha256": success.candidate_sha256, "finish_reason": response.finish_reason.value,
-        "input_tokens": _count(usage.input_tokens), "output_tokens": _count(usage.output_tokens),
-        "total_tokens": _count(usage.total_tokens),
-        "usage_source": None if usage.total_tokens is None else "provider",
+        **_tokens(response.usage),
         "saved_input_tokens": _count(response.original_usage.input_tokens) if served else None,
         "saved_output_tokens": _count(response.original_usage.output_tokens) if served else None,
         "source_run_id": success.source_run_id, "cost_usd": response.cost_usd,
         "expires_s": key_ttl_s if run.idempotency_key else None,
-        "request_payload": sha256(asked), "response_payload": sha256(said),
+        "request_payload": texts[0][0] if keep else None, "response_payload": texts[1][0] if keep else None,
     }  # fmt: skip
-    return _settlement(run, values, success.attempts, (asked, said) if keep else ())
+    return _settlement(run, values, success.attempts, _stored(run, texts, codec) if keep else ())
 
 
-def of_failure(
+def of_failure(  # as above
     run: NewRun,
     failure: Failure,
     *,
@@ -103,16 +108,19 @@ def of_failure(
     owner: str,
     keep: bool,
     redact: Callable[[str], str] = str,
+    codec: Codec = PLAIN,
 ) -> Settlement:
     """Return how a run without an answer is settled; its error's text goes through `redact`."""
-    asked = encode_request(run.request)
+    texts = _addressed(run, (encode_request(run.request),), codec)
     values = {
         **_common(run, owner, failure.attempts, failure.queue_wait_ms, failure.latency_ms),
         "status": status, "error_code": failure.error.code,
         "error_message": storable(redact(failure.error.message)) if keep else None,
-        "request_payload": sha256(asked),
+        "request_payload": texts[0][0] if keep else None,
+        **_tokens(spent(failure.attempts) if failure.attempts else TokenUsage()),
+        "cost_usd": paid(failure.attempts),
     }  # fmt: skip
-    return _settlement(run, values, failure.attempts, (asked,) if keep else ())
+    return _settlement(run, values, failure.attempts, _stored(run, texts, codec) if keep else ())
 
 
 def storable(text: str) -> str:
@@ -128,25 +136,41 @@ def _common(run: NewRun, owner: str, attempts: Any, queue_wait_ms: float, latenc
         "provider": last.provider.value if last else first.provider.value if first else None,
         "model": last.model if last else first.model if first else None,
         "candidate_sha256": last.candidate_sha256 if last else first.identity if first else None,
-        "finish_reason": None, "input_tokens": None, "output_tokens": None, "total_tokens": None,
-        "usage_source": None, "cost_usd": None, "queue_wait_ms": queue_wait_ms, "latency_ms": latency_ms,
+        "finish_reason": None, "cost_usd": None, "queue_wait_ms": queue_wait_ms, "latency_ms": latency_ms,
         "error_code": None, "error_message": None, "source_run_id": None, "saved_input_tokens": None,
         "saved_output_tokens": None, "expires_s": None, "request_payload": None, "response_payload": None,
         "possibly_paid": any(attempt.possibly_paid for attempt in attempts),
     }  # fmt: skip
 
 
-def _settlement(run: NewRun, values: Values, attempts: Any, texts: tuple[bytes, ...]) -> Settlement:
+def _tokens(usage: TokenUsage) -> Values:
+    return {
+        "input_tokens": _count(usage.input_tokens), "output_tokens": _count(usage.output_tokens),
+        "total_tokens": _count(usage.total_tokens),
+        "usage_source": None if usage.total_tokens is None else "provider",
+    }  # fmt: skip
+
+
+def _addressed(run: NewRun, texts: tuple[bytes, ...], codec: Codec) -> list[tuple[str, bytes]]:
+    return [(codec.address(text, workspace_id=run.workspace_id), text) for text in texts]
+
+
+def _stored(run: NewRun, texts: list[tuple[str, bytes]], codec: Codec) -> tuple[Values, ...]:
+    rows = []
+    for address, text in dict(texts).items():
+        number, data = codec.encode(text, workspace_id=run.workspace_id, address=address)
+        rows.append({"workspace_id": run.workspace_id, "sha256": address, "codec": number, "bytes": data})
+    return tuple(rows)
+
+
+def _settlement(run: NewRun, values: Values, attempts: Any, payloads: tuple[Values, ...]) -> Settlement:
     return Settlement(
         workspace_id=run.workspace_id,
         key=run.idempotency_key,
         request_sha256=run.request_sha256,
         run=values,
         attempts=tuple(_attempt(run.run_id, attempt) for attempt in attempts),
-        payloads=tuple(
-            {"workspace_id": run.workspace_id, "sha256": address, "codec": RAW, "bytes": data}
-            for address, data in {sha256(text): text for text in texts}.items()
-        ),
+        payloads=payloads,
     )
 
 

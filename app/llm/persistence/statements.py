@@ -80,6 +80,7 @@ INSERT_RUN = (
 
 _ANSWER = (
     runs.c.id,
+    runs.c.workspace_id,
     runs.c.status,
     runs.c.owner,
     runs.c.execution,
@@ -90,6 +91,7 @@ _ANSWER = (
     runs.c.route,
     seconds_until(runs.c.lease_until).label("lease_left_s"),
     seconds_until(runs.c.expires_at).label("expires_left_s"),
+    payloads.c.sha256,
     payloads.c.codec,
     payloads.c.bytes,
 )

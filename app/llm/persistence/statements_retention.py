@@ -75,15 +75,14 @@ class place(FunctionElement[Any]):  # noqa: N801
     inherit_cache = True
 
 
-class is_among(FunctionElement[bool]):  # noqa: N801
+class is_among(FunctionElement[Any]):  # noqa: N801
     """Whether a row is stored at one of the places that a SELECT of them finds and locks.
 
     Not a comparison of keys: PostgreSQL would plan a join with the page, whose size it cannot guess, and could choose
     one that reads the page anew for every row of the table. A row that was changed since the statement began is
-    stored elsewhere, and stays.
+    stored elsewhere, and stays. Not of type Boolean: `(...) = 1` is what SQLite would get, and read every row for it.
     """
 
-    type = sa.Boolean()
     inherit_cache = True
 
 

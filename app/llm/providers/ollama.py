@@ -7,12 +7,13 @@ from urllib.parse import urlsplit
 from pydantic import JsonValue
 
 from app.llm.candidates import ProviderCaps
+from app.llm.endpoints import header_pairs, is_local_host
 from app.llm.providers.openai_messages import (
     rendered_messages,
     rendered_response_format,
     rendered_tools,
 )
-from app.llm.settings import LLMSettings, header_pairs, is_local_host
+from app.llm.settings import LLMSettings
 from app.llm.types import LLMProfile, LLMRequest
 
 _CLOUD_SUFFIXES = ("-cloud", ":cloud")  # https://ollama.com/blog/cloud-models: such models run on ollama.com

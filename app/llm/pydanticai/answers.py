@@ -10,7 +10,7 @@ from pydantic_ai.usage import RequestUsage
 
 from app.llm.messages import TextPart, ThinkingPart, ToolCallPart
 from app.llm.pydanticai.messages import SIGNATURE
-from app.llm.types import Attempt, FinishReason, LLMResponse, ServedFrom, TokenUsage
+from app.llm.types import NO_USAGE, Attempt, FinishReason, LLMResponse, ServedFrom, TokenUsage
 
 _FINISH: Mapping[FinishReason, pai.FinishReason] = {
     FinishReason.STOP: "stop",
@@ -29,7 +29,7 @@ def model_response(response: LLMResponse) -> pai.ModelResponse:
     live = response.served_from is ServedFrom.LIVE
     return pai.ModelResponse(
         parts=_parts(response),
-        usage=_usage(response.usage, response.cost_usd if live else 0.0),
+        usage=_usage(response.original_usage if live else NO_USAGE, response.cost_usd if live else 0.0),
         model_name=response.model,
         provider_name=response.provider.value,
         finish_reason=_FINISH[response.finish_reason],

@@ -44,10 +44,10 @@ class ScriptedClient:
         *,
         run_id: str,  # noqa: ARG002  # the port's signature
         timeout_s: float,
-        on_send: Callable[[], None],
+        on_send: Callable[[float], None],
     ) -> ProviderReply:
         """Give the next scripted outcome, within `timeout_s` seconds."""
-        on_send()
+        on_send(0.0)
         self.sent.append((candidate, request))
         if self.gate is not None:
             async with asyncio.timeout(timeout_s):
@@ -56,6 +56,9 @@ class ScriptedClient:
         if isinstance(outcome, LLMError):
             raise outcome
         return outcome(request, candidate) if callable(outcome) else outcome
+
+    async def warm_up(self) -> None:
+        """Nothing is to be loaded."""
 
     async def close(self) -> None:
         """Note it."""

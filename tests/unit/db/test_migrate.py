@@ -129,6 +129,7 @@ async def test_an_empty_postgres_is_refused_in_one_line(pg_empty_url: str):
 async def test_a_new_sqlite_file_is_made_and_only_its_owner_may_read_it(tmp_path: Path):
     """I19: whatever the umask allows."""
     file = tmp_path / "new" / "ledger.db"
+    file.parent.mkdir()
     before = os.umask(0)
     try:
         async with service(f"sqlite+aiosqlite:///{file}") as llm:

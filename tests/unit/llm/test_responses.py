@@ -20,12 +20,28 @@ def test_a_live_answer_tells_who_gave_it_and_what_it_took():
     usage = TokenUsage(input_tokens=3, output_tokens=5)
     reply = ProviderReply(parts=(TextPart(text="yes"),), finish_reason=FinishReason.STOP, usage=usage)
     for candidate, cost in ((first, 0.0), (second, None)):
-        made = responses.live(run, candidate, reply, attempts=[attempt()], latency_ms=7.0)
+        made = responses.live(
+            run, candidate, reply, attempts=[attempt(usage=usage, cost_usd=cost)], latency_ms=7.0
+        )
         assert (made.provider, made.model, made.cost_usd) == (candidate.provider, candidate.model, cost)
         assert (made.run_id, made.served_from, made.latency_ms) == (run.run_id, ServedFrom.LIVE, 7.0)
         assert made.usage == made.original_usage == usage
         assert len(made.attempts) == 1
         assert list(made.route) == run.route.summary()
+
+
+def test_a_call_took_what_all_its_sends_took_as_far_as_they_told():
+    told = attempt(1, status="FAILED", usage=TokenUsage(input_tokens=7, output_tokens=0), cost_usd=None)
+    silent = attempt(2, status="FAILED", usage=TokenUsage(), cost_usd=0.0)
+    answered = attempt(3, usage=TokenUsage(input_tokens=3, output_tokens=5), cost_usd=0.0)
+    assert responses.spent([told, silent, answered]) == TokenUsage(input_tokens=10, output_tokens=5)
+    assert responses.spent([attempt(usage=TokenUsage())]) == TokenUsage()
+    assert responses.spent([]) == NO_USAGE
+    assert (responses.paid([silent, answered]), responses.paid([told, answered]), responses.paid([])) == (
+        0.0,
+        None,
+        0.0,
+    )
 
 
 def test_a_hit_is_this_runs_answer_in_the_others_words():

@@ -74,6 +74,7 @@ def _sends(
         breaker=Breaker(clock),
         jitter=lambda: 0.5,
         cached=cached or nothing,
+        learn=lambda *_: None,
     )
 
 
@@ -152,7 +153,7 @@ async def test_what_is_left_of_the_deadline_bounds_each_send():
         async def send(self, *_: Any, timeout_s: float, **kw: Any) -> Any:
             seen.append(timeout_s)
             sends.deadline.clock.at_s += timeout_s  # type: ignore[attr-defined]
-            kw["on_send"]()
+            kw["on_send"](0.0)
             raise timed_out()
 
     sends = _sends(Slow(), total_s=10.0)
@@ -192,7 +193,8 @@ async def test_time_in_the_queue_is_no_part_of_a_send():
     class Queued(ScriptedClient):
         async def send(self, *args: Any, **kw: Any) -> Any:
             sends.deadline.clock.at_s += 2.0  # type: ignore[attr-defined]
-            return await ScriptedClient.send(self, *args, **kw)
+            kw["on_send"](2000.0)
+            return await ScriptedClient.send(self, *args, **{**kw, "on_send": lambda _: None})
 
     sends = _sends(Queued())
     await sends.until_answered()

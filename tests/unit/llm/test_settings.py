@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 from pydantic import SecretStr, ValidationError
 
+from app.bootstrap import database_name
+from app.llm.endpoints import header_pairs, is_local_host
 from app.llm.errors import LLMSettingsError
-from app.llm.settings import LLMSettings, header_pairs, is_local_host, isolated_settings, load_settings
+from app.llm.settings import LLMSettings, isolated_settings, load_settings
 from app.llm.types import LLMProfile
 
 
@@ -60,10 +62,11 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"ollama_api_base": "localhost"}, "LLM_OLLAMA_API_BASE='localhost': must be a URL such as http://localhost:11434"),
     ({"ollama_api_base": "http://h:99999"}, "LLM_OLLAMA_API_BASE='http://h:99999': must be a URL such as"),
     ({"ollama_api_base": "http://u:pw@h"}, "LLM_OLLAMA_API_BASE='http://********@h': must not hold a user or password"),
+    ({"ollama_api_base": "http://u:p@w/x@h"}, "LLM_OLLAMA_API_BASE='http://********@h': must"),
     ({"gemini_api_base": "https://h/v1"}, "LLM_GEMINI_API_BASE='https://h/v1': must end in /v1beta"),
     ({"ca_bundle": "nowhere.pem"}, "LLM_CA_BUNDLE='nowhere.pem': no such file"),
-    ({"lease_grace_s": 9.0}, "LLM_LEASE_GRACE_S must be at least twice LLM_FINISH_BUDGET_S"),
-    ({"cache_enabled": True, "store_payloads": "hash"}, "LLM_CACHE_ENABLED needs LLM_STORE_PAYLOADS=full"),
+    ({"lease_grace_s": 9.0}, "LLM_LEASE_GRACE_S=9: must be at least twice LLM_FINISH_BUDGET_S=5"),
+    ({"cache_enabled": True, "store_payloads": "hash"}, "LLM_CACHE_ENABLED=true: needs LLM_STORE_PAYLOADS=full, not hash"),
 ]  # fmt: skip
 
 
@@ -158,3 +161,17 @@ def test_every_secret_is_known_to_the_redactor():
         database_url="postgresql+asyncpg://u:p%40ss@h/db",
     )
     assert {"g-secret", "h-secret", "p%40ss", "p@ss"} < set(settings.secrets())
+
+
+def test_a_near_miss_of_a_variable_is_refused_and_others_are_left_alone(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LLM_USER_PATH", "/of/another/program")
+    load_settings()
+    monkeypatch.setenv("LLM_OLAMA_MODEL", "qwen3")
+    with pytest.raises(LLMSettingsError, match="LLM_OLAMA_MODEL is no setting: LLM_OLLAMA_MODEL was meant"):
+        load_settings()
+
+
+def test_a_password_in_the_query_of_a_database_url_is_a_secret_too():
+    settings = isolated_settings(database_url="postgresql+asyncpg://u@h/db?password=s3cret")
+    assert "s3cret" in settings.secrets()
+    assert "s3cret" not in database_name(settings)

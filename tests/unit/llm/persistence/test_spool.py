@@ -34,7 +34,7 @@ def _orphan(spool: Spool) -> None:
 
 @pytest.mark.parametrize("how", ["success", "failure"])
 def test_a_line_carries_a_settlement_there_and_back(how: str):
-    run = new_run(request("lone \ud800 and NUL \x00", idempotency_key="k1"))
+    run = new_run(request('quotes " and NUL \x00', idempotency_key="k1"))
     settled = (
         of_success(run, success(run, "\ud800\x00", sends=3), owner="o", key_ttl_s=9.0, keep=True)
         if how == "success"

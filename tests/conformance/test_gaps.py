@@ -1,0 +1,119 @@
+"""What a rule must hold on its own, without the rules beside it that usually cover for it."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.llm.errors import LLMError, LLMLedgerError
+from app.llm.persistence import statements as sql
+from app.llm.persistence.executor import EngineExecutor, Step, Steps
+from app.llm.persistence.models import LLMPayload
+from app.llm.persistence.retention import prune
+from app.llm.ports import Hit, Won
+from tests.conformance.conftest import Ledger
+from tests.support.ledger import again, new_run, request, success
+
+KEYED = request(idempotency_key="k1")
+
+
+async def test_a_takeover_judges_the_lease_itself(autonomous: Ledger):
+    """I7: between the look and the takeover the database's clock may be set back; then nothing is over yet."""
+    run = new_run(KEYED)
+    one = autonomous.repo()
+    await one.create_started(run)
+
+    def take_over() -> Steps[int]:
+        return (yield Step(sql.TAKE_OVER, sql.bound(id=run.run_id))).rowcount
+
+    assert await one._executor.transaction(take_over) == 0
+    assert (await autonomous.outside.run(run.run_id))["status"] == "STARTED"
+    await autonomous.outside.end_lease(run.run_id)
+    assert await one._executor.transaction(take_over) == 1
+
+
+async def test_a_fenced_owner_is_not_given_the_answer_of_another_request(ledger: Ledger):
+    """I15: its key was released, and somebody used it for something else."""
+    run, other = new_run(KEYED), new_run(request("Something else", idempotency_key="k1"))
+    one, two = ledger.repo("one"), ledger.repo("two")
+    await one.create_started(run)
+    await ledger.seen()
+    assert await two.release(run.run_id)
+    assert await two.create_started(other) == Won(run_id=other.run_id)
+    await two.mark_succeeded(other, success(other, "not yours"))
+    await ledger.seen()
+
+    finished = await one.mark_succeeded(run, success(run))
+    assert (finished.fenced, finished.winner, finished.successor_run_id) == (True, None, None)
+
+
+async def test_an_answer_of_another_candidate_is_not_found(ledger: Ledger):
+    one, run = ledger.repo(), new_run()
+    await one.create_started(run)
+    await one.mark_succeeded(run, success(run))
+    first, second = (candidate.identity for candidate in run.route.kept)
+    assert list(await one.get_cached("w1", run.prompt_sha256, [first])) == [first]
+    assert await one.get_cached("w1", run.prompt_sha256, [second]) == {}
+
+
+async def test_a_hit_renews_the_texts_that_it_refers_to(ledger: Ledger):
+    """I20: a prune that cannot see the hit's row yet must see that its texts are needed."""
+    source = new_run(cache=True)
+    one = ledger.repo(cache_enabled=True)
+    await one.create_started(source)
+    await one.mark_succeeded(source, success(source))
+    long_ago = datetime.now(UTC) - timedelta(days=1)
+    seen = await ledger.seen()
+    async with seen.engine.begin() as connection:
+        await connection.execute(sa.update(LLMPayload.__table__).values(last_ref_at=long_ago))
+
+    assert isinstance(await one.create_started(again(source)), Hit)
+    ages = [row["last_ref_at"] for row in await (await ledger.seen()).payloads()]
+    assert len(ages) == 2
+    assert min(ages) > long_ago + timedelta(hours=23)
+
+
+async def test_a_prune_judges_every_row_of_a_page(autonomous: Ledger):
+    """I18: a page is a range of ids, and what must stay may lie between two rows that go."""
+    one, seen = autonomous.repo(), autonomous.outside
+    old, keyed, young, started, last = runs = [new_run(), new_run(KEYED), new_run(), new_run(), new_run()]
+    for run in runs:
+        await one.create_started(run)
+        if run is not started:
+            await one.mark_succeeded(run, success(run))
+        if run is not young:
+            await seen.update(run.run_id, created_at=datetime.now(UTC) - timedelta(days=3))
+    for run in (old, keyed, last):
+        await seen.age(run.run_id, 2 * 86_400)
+    executor = EngineExecutor(autonomous.url, timeout_s=5)
+    try:
+        pruned = await prune(executor, older_than_s=86_400)
+    finally:
+        await executor.close()
+    assert (pruned.runs, pruned.kept_live_keys) == (2, 1)
+    assert {row["id"] for row in await seen.runs()} == {keyed.run_id, young.run_id, started.run_id}
+
+
+async def test_a_fault_has_no_error_of_the_driver_behind_it(autonomous: Ledger):
+    """I17: such an error holds the statement and, in its details, the values of a row."""
+
+    def steps() -> Steps[None]:
+        yield Step(sa.text("SELECT * FROM nowhere WHERE x = :p"), {"p": "my prompt"})
+
+    executor: EngineExecutor = autonomous.repo()._executor
+    for work in (executor.transaction(steps), executor.read(next(steps()))):
+        with pytest.raises(LLMLedgerError) as caught:
+            await work
+        error: BaseException | None = caught.value
+        while error is not None:
+            assert isinstance(error, LLMError)
+            error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+async def test_an_error_of_the_driver_shows_no_values(engine: AsyncEngine):
+    """I17: in a log of the application that uses an engine of ours, too."""
+    async with engine.connect() as connection:
+        with pytest.raises(sa.exc.DBAPIError) as caught:
+            await connection.execute(sa.text("SELECT * FROM nowhere WHERE x = :p"), {"p": "my prompt"})
+    assert "my prompt" not in str(caught.value)
