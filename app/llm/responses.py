@@ -1,11 +1,11 @@
 """Answers with their provenance: the same stored text says whether it was made, replayed or hit this time. Pure."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from app.llm.candidates import Candidate
 from app.llm.messages import TextPart, ThinkingPart, ToolCallPart
 from app.llm.ports import NewRun, ProviderReply
-from app.llm.types import Attempt, LLMResponse, ServedFrom, TokenUsage
+from app.llm.types import Attempt, LLMResponse, ServedFrom
 
 Parts = tuple[TextPart | ToolCallPart | ThinkingPart, ...]
 
@@ -19,7 +19,7 @@ def live(
     return LLMResponse(
         parts=with_stable_ids(reply.parts, run.prompt_sha256),
         finish_reason=reply.finish_reason,
-        usage=spent(attempts),
+        usage=reply.usage,
         original_usage=reply.usage,
         provider=candidate.provider,
         model=candidate.model,
@@ -40,7 +40,6 @@ def hit(
         update={
             "run_id": run.run_id,
             "served_from": ServedFrom.CACHE,
-            "usage": spent(attempts),
             "cost_usd": paid(attempts),
             "route": tuple(run.route.summary()),
             "attempts": tuple(attempts),
@@ -49,27 +48,10 @@ def hit(
     )
 
 
-def spent(attempts: Sequence[Attempt]) -> TokenUsage:
-    """Return the tokens that the sends of one run took, as far as the providers told; none without a send.
-
-    A failed send that told nothing counts nothing here; one that answered without a count makes the sum unknown.
-    """
-    counted = [each.usage for each in attempts if each.usage != TokenUsage() or each.status == "SUCCEEDED"]
-    return TokenUsage(
-        input_tokens=_sum(usage.input_tokens for usage in counted),
-        output_tokens=_sum(usage.output_tokens for usage in counted),
-    )
-
-
 def paid(attempts: Sequence[Attempt]) -> float | None:
     """Return the dollars that the sends of one run cost; None while one of them is unknown."""
     costs = [attempt.cost_usd for attempt in attempts]
     return sum((cost for cost in costs if cost is not None), 0.0) if None not in costs else None
-
-
-def _sum(counts: Iterable[int | None]) -> int | None:
-    known = list(counts)
-    return None if None in known else sum(count for count in known if count is not None)
 
 
 def with_stable_ids(parts: Parts, prompt_sha256: str) -> Parts:

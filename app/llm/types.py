@@ -23,7 +23,8 @@ from app.llm.messages import (
 
 MAX_METADATA_BYTES = 4096
 MAX_KEY_CHARS = 255
-_PATH_TRICK = re.compile(r"\.\.|//|/\.?(?:/|$)")  # the name of a model becomes part of a URL
+# A model's name becomes part of a URL; LiteLLM asks OLLAMA_API_BASE, or localhost, about one that starts like its own.
+_NO_NAME = re.compile(r"\.\.|//|/\.?(?:/|$)|^ollama:ollama(?:_chat)?/")
 
 
 class LLMProvider(StrEnum):
@@ -119,9 +120,11 @@ class LLMRequest(Frozen):
 
     @field_validator("model")
     @classmethod
-    def _model_is_no_path_elsewhere(cls, value: str | None) -> str | None:
-        if value is not None and _PATH_TRICK.search(value):
-            raise ValueError("a model's name has no '..', '.' or empty part between its slashes")
+    def _model_leads_nowhere_else(cls, value: str | None) -> str | None:
+        if value is not None and _NO_NAME.search(value):
+            raise ValueError(
+                "a model's name has no '..', '.' or empty part between its slashes, nor `ollama/` in front"
+            )
         return value
 
     @field_validator("metadata")
@@ -255,7 +258,7 @@ class LLMResponse(Frozen):
     parts: tuple[Annotated[TextPart | ToolCallPart | ThinkingPart, Field(discriminator="type")], ...]
     finish_reason: FinishReason
     usage: TokenUsage
-    """What THIS call consumed, failed sends included where they were counted: zero for a replay or a hit."""
+    """What THIS call's answer consumed: zero for a replay or a hit. Failed sends have theirs on their attempts."""
     original_usage: TokenUsage
     """What the answer consumed when it was made."""
     provider: LLMProvider

@@ -193,7 +193,8 @@ LEDGER_BREAKS = (
         "joined-view-takes-the-service-along",
         "I9",
         "app/llm/service.py",
-        "return LLMService(replace(self._wiring, repo=self._wiring.join(session), breaker=self._breaker))",
+        "return LLMService(\n            replace(\n                self._wiring, repo=self._wiring.join(session), breaker=self._breaker, catalog=self._catalog\n"
+        "            )\n        )",
         "self._repo = self._wiring.join(session)\n        return self",
         (JOINED + "a_released_savepoint_still_holds_the_lock",),
     ),
@@ -676,8 +677,8 @@ LEDGER_BREAKS = (
         "lines-of-the-dead-are-left-behind",
         "spool",
         AUTONOMOUS,
-        "await asyncio.to_thread(self._spool.adopt)",
-        "pass",
+        "await asyncio.to_thread(self._spool.check)\n            await asyncio.to_thread(self._spool.adopt)",
+        "await asyncio.to_thread(self._spool.check)",
         (PROCESSES + "the_spool_of_a_killed_process_is_inherited",),
     ),
     Break(

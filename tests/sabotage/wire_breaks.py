@@ -321,8 +321,8 @@ WIRE_BREAKS = (
         "slots-are-not-bounded",
         "wire",
         CLIENT,
-        "async with self._limits.slot(candidate.provider, run_id) as waited_ms:",
-        "for waited_ms in (0.0,):",
+        "async with deadline, self._limits.slot(candidate.provider, run_id) as waited_ms:",
+        "async with deadline:",
         (LOOPS + "the_provider_never_sees_more_calls_at_once_than_the_limit",),
     ),
 )

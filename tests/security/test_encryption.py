@@ -11,6 +11,8 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from app.bootstrap import payload_codec
+from app.cli.ledger import shown
+from app.cli.run_view import emit_run, run_document
 from app.llm.errors import LLMLedgerUnavailable, LLMSettingsError
 from app.llm.persistence.codec import AES_GCM, PLAIN, RAW, Unreadable
 from app.llm.ports import Replay
@@ -188,6 +190,24 @@ async def test_an_owner_that_cannot_read_its_successors_answer_is_fenced_and_rec
         assert ended.winner.response is None
     row = await outside.run(run.run_id)
     assert (row["status"], bool(row["late"])) == ("ABANDONED", True)
+
+
+@pytest.mark.parametrize("key", [KEY, f"{OTHER_KEY},{KEY}", OTHER_KEY, None])
+async def test_a_run_is_shown_with_its_texts_to_who_has_the_key(
+    db_url: str, monkeypatch: pytest.MonkeyPatch, capsys: Any, key: str | None
+):
+    async with service(db_url, answering(), payload_key=KEY) as llm:
+        run_id = (await llm.chat(KEYED)).run_id
+    monkeypatch.setenv("LLM_DATABASE_URL", db_url)
+    if key is not None:
+        monkeypatch.setenv("LLM_PAYLOAD_KEY", key)
+    details = await shown(run_id)
+    document = run_document(details)
+    emit_run(details)
+    told, readable = capsys.readouterr().out, key is not None and KEY in key
+    assert (PROMPT in told, ANSWER in told) == (readable, readable)
+    assert ("encrypted: set LLM_PAYLOAD_KEY" in told) is document["encrypted"] is not readable
+    assert (document["request"] is None, document["response"] is None) == (not readable, not readable)
 
 
 def cipher(keys: str = KEY) -> Any:

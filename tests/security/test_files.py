@@ -34,9 +34,9 @@ async def test_database_and_its_companions_are_private_from_the_first_moment(tmp
     async def look(*_: object) -> None:
         seen.append(modes(tmp_path))
 
-    async with service(f"sqlite+aiosqlite:///{tmp_path}/made/ledger.db", Watched(look)) as llm:
+    async with service(f"sqlite+aiosqlite:///{tmp_path}/ledger.db", Watched(look)) as llm:
         await llm.chat(request(idempotency_key="k1"))
-    assert seen == [{"made": 0o700, ".db": 0o600, ".db-wal": 0o600, ".db-shm": 0o600}]
+    assert seen == [{".db": 0o600, ".db-wal": 0o600, ".db-shm": 0o600}]
 
 
 @pytest.mark.usefixtures("open_to_all")

@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from app.bootstrap import open_executor, payload_codec
-from app.llm.errors import LLMContractError, LLMProviderError
+from app.llm.errors import LLMContractError, LLMNoCandidate, LLMProviderError
 from app.llm.messages import Message, ToolCallPart, ToolResultPart, ToolSpec
 from app.llm.persistence.reports import run_details
 from app.llm.testing import Reply
@@ -24,6 +24,7 @@ TEXTS = {
     "not characters": "\ufffe\uffff\U0010ffff\ufeff\u202e\u200b",
     "SQL and formats": "'; DROP TABLE llm_runs; -- %s %(x)s :p_id {0} ${x} \\u0000 \\",
 }
+HUGE = "é\x00\n" * (10 * 2**20 // 4)
 HALF = "half \ud800 of a pair"
 PROVIDERS = ("ollama:first", "gemini:second")
 
@@ -65,22 +66,22 @@ async def test_a_hostile_text_arrives_and_returns_as_it_is(
     assert details.response["parts"][0]["text"] == text
 
 
-@pytest.mark.parametrize("name", PROVIDERS)
-async def test_ten_megabytes_arrive_and_are_kept(db_url: str, stubs: Stubs, outside: Outside, name: str):
-    text = "é\x00\n" * (10 * 2**20 // 4)
-    stubs.of(name).script(Reply.text("read"))
-    limits = {"ollama_num_ctx": 10_000_000, "profile_balanced": "ollama:first"}
-    async with wired(db_url, stubs, **limits) as llm:
-        asked = request(text, idempotency_key="k1", model=name)
-        try:
-            await llm.chat(asked)
-        except LLMContractError as error:
-            assert error.code == "no_candidate", "longer than the model's window"
-            assert name == "gemini:second"
-            return
+@pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")  # aiohttp's advice, not ours
+async def test_ten_megabytes_arrive_and_are_kept(db_url: str, stubs: Stubs, outside: Outside):
+    stubs.ollama.script(Reply.text("read"))
+    asked = request(HUGE, idempotency_key="k1", model="ollama:first")
+    async with wired(db_url, stubs, ollama_num_ctx=10_000_000) as llm:
+        await llm.chat(asked)
         assert (await llm.chat(asked)).text == "read"
-    assert text_on_the_wire(stubs.of(name).requests[-1]) == text
+    assert text_on_the_wire(stubs.ollama.requests[-1]) == HUGE
     assert len(await outside.runs(status="SUCCEEDED")) == 1
+
+
+async def test_a_text_that_no_window_holds_is_refused_unsent(sqlite_url: str, stubs: Stubs):
+    async with wired(sqlite_url, stubs) as llm:
+        with pytest.raises(LLMNoCandidate):
+            await llm.chat(request(HUGE))
+    assert stubs.ollama.sends + stubs.gemini.sends == 0
 
 
 @pytest.mark.parametrize("name", PROVIDERS)

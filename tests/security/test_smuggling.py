@@ -19,12 +19,13 @@ REFUSED = (
     "ollama://evil/x", "gemini:x/../../y", "gemini:x/%2e%2e/y", "gemini:x%2f..%2fy", "gemini:x#y", "gemini:x@evil",
     "ollama:\\\\evil\\x", "ollama:/etc/x", "ollama:x/", "ollama:x/./y", "ollama:x\nHost: evil", "ollama:x\r",
     "ollama:x\x00", "ollama:x y", "ollama: x", "ollama:x\t", "ollama:x\u2028y", "ollama:x\u202ey", "ollama:x\x7f",
+    "ollama:ollama/x", "ollama:ollama_chat/x",
     "ollama:", ":x", "", "Ollama:x", "ollama:" + "x" * 200,
 )  # fmt: skip
 ODD = (
     "gemini:second:streamGenerateContent", "gemini:models/second", "gemini:tunedModels/a/b", "gemini:a+b&c=d;e",
     "gemini:$(id)", "ollama:$(id)", "ollama:127.0.0.1:1/x", "ollama:localhost:1", "gemini:127.0.0.1:1",
-    "ollama:ollama/x", "gemini:vertex_ai/x", "ollama:é",
+    "gemini:ollama/x", "gemini:vertex_ai/x", "ollama:huggingface/a/b", "ollama:a/ollama/x", "ollama:é",
 )  # fmt: skip
 ROUTING = ("api_base", "api_key", "base_url", "headers", "custom_llm_provider", "extra_body", "proxy")
 

@@ -10,7 +10,7 @@ from app.llm.testing.client import ScriptedClient, text_reply
 from app.llm.types import LLMRequest, ServedFrom
 from tests.security.looks import ANSWER, PROMPT
 from tests.support.ledger import Outside, request
-from tests.support.service import rig, service
+from tests.support.service import Watched, rig, service
 
 
 def of(workspace: str, text: str = PROMPT, **fields: Any) -> LLMRequest:
@@ -19,6 +19,16 @@ def of(workspace: str, text: str = PROMPT, **fields: Any) -> LLMRequest:
 
 def two_answers() -> ScriptedClient:
     return ScriptedClient([text_reply(ANSWER), text_reply("another answer")])
+
+
+def both_at_once() -> Watched:
+    """Return a client that answers a send only while another one is in flight."""
+    meeting = asyncio.Barrier(2)
+
+    async def look(*_: object) -> None:
+        await meeting.wait()
+
+    return Watched(look, [text_reply(ANSWER), text_reply("another answer")])
 
 
 async def test_the_same_key_is_another_key_in_another_workspace(db_url: str, outside: Outside):
@@ -32,16 +42,12 @@ async def test_the_same_key_is_another_key_in_another_workspace(db_url: str, out
 
 
 async def test_another_workspace_s_key_is_neither_in_progress_nor_a_conflict(db_url: str):
-    client = two_answers()
-    client.gate = asyncio.Event()
+    client = both_at_once()
     async with service(db_url, client, default_workspace=None) as llm:
         calls = [
             asyncio.create_task(llm.chat(of(name, f"text of {name}", idempotency_key="k1")))
             for name in ("a", "b")
         ]
-        while client.sends < len(calls):
-            await asyncio.sleep(0)
-        client.gate.set()
         answers = await asyncio.gather(*calls)
     assert len({answer.run_id for answer in answers}) == 2
 
@@ -70,14 +76,10 @@ async def test_an_equal_prompt_of_another_workspace_is_no_hit(db_url: str, match
 
 @pytest.mark.parametrize("persisted", [True, False], ids=["ledger", "memory"])
 async def test_equal_prompts_of_two_workspaces_do_not_wait_for_each_other(db_url: str, *, persisted: bool):
-    client = two_answers()
-    client.gate = asyncio.Event()
+    client = both_at_once()
     settings = {"cache_enabled": True, "persist_runs": persisted, "default_workspace": None}
     async with service(db_url, client, **settings) as llm:
         calls = [asyncio.create_task(llm.chat(of(name))) for name in ("a", "b")]
-        while client.sends < len(calls):
-            await asyncio.sleep(0)
-        client.gate.set()
         answers = await asyncio.gather(*calls)
     assert {answer.served_from for answer in answers} == {ServedFrom.LIVE}
     assert len({answer.text for answer in answers}) == 2

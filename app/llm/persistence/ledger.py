@@ -145,15 +145,15 @@ def claim(run: NewRun, rules: ClaimRules, answer: StoredAnswer | None = None) ->
         holder = (
             (yield key_holder(run.workspace_id, run.idempotency_key)).first if run.idempotency_key else None
         )
-        if holder is not None:
-            state = judge(holder, run.request_sha256, rules, force=run.force)
-            if not isinstance(state, _Free):
-                return state
+        state = judge(holder, run.request_sha256, rules, force=run.force) if holder else None
+        if state is not None and not isinstance(state, _Free):
+            return state
+        if (held := (yield from _flight(run.flight_slot, holder))) is not None:
+            return held  # before the key is freed: a run that has to wait fences nobody
+        if holder is not None and state is not None:
             freed = yield Step(_FREEING[state.how], sql.bound(id=holder["id"]))
             if freed.rowcount == 1:
                 supersedes, execution = str(holder["id"]), holder["execution"] + 1
-        elif run.flight_slot is not None and (held := (yield from _flight(run.flight_slot))) is not None:
-            return held
     raise LLMLedgerBusy(
         f"the holder of the key changed {ROUNDS} times during one claim; call again",
         run_id=supersedes,
@@ -210,9 +210,11 @@ def _hit_values(run: NewRun, rules: ClaimRules, answer: StoredAnswer) -> dict[st
     )  # fmt: skip
 
 
-def _flight(slot: str) -> Steps[FlightHeld | None]:
+def _flight(slot: str | None, holder: Row | None) -> Steps[FlightHeld | None]:
+    if slot is None:
+        return None
     leader = (yield Step(sql.FLIGHT_HOLDER, sql.bound(flight_slot=slot))).first
-    if leader is None:
+    if leader is None or (holder is not None and leader["id"] == holder["id"]):
         return None
     if leader["lease_left_s"] > 0:
         return FlightHeld(run_id=str(leader["id"]), lease_left_s=leader["lease_left_s"])

@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 from app.llm.persistence.codec import PLAIN, Codec, encode_request, encode_response, to_json
 from app.llm.persistence.models import SUCCEEDED
 from app.llm.ports import Failure, NewRun, Success
-from app.llm.responses import paid, spent
+from app.llm.responses import paid
 from app.llm.types import Attempt, TokenUsage
 
 MAX_ERROR_CHARS = 500
@@ -117,7 +117,7 @@ def of_failure(  # as above
         "status": status, "error_code": failure.error.code,
         "error_message": storable(redact(failure.error.message)) if keep else None,
         "request_payload": texts[0][0] if keep else None,
-        **_tokens(spent(failure.attempts) if failure.attempts else TokenUsage()),
+        **_tokens(TokenUsage()),
         "cost_usd": paid(failure.attempts),
     }  # fmt: skip
     return _settlement(run, values, failure.attempts, _stored(run, texts, codec) if keep else ())
