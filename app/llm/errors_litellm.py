@@ -169,7 +169,7 @@ def map_error(  # noqa: PLR0913  # the facts of one failure
     asked = _Asked(provider, model, api_base)
     said = ""  # the body of a good answer is the user's, not the log's
     if status is not None and status not in GOOD:
-        said = _said(body_text)
+        said = _said(body_text, redact)
         verdict = _by_status(status, said)
     else:
         verdict = _by_class(error, asked, answered=status is not None, written=written)
@@ -272,13 +272,13 @@ def _advice(error: type[LLMProviderError], asked: _Asked) -> str:
     return advice.get(error, "")
 
 
-def _said(body_text: str) -> str:
+def _said(body_text: str, redact: Callable[[str], str]) -> str:
     """Return the provider's own words, capped: the message of its error, else the start of the body."""
     payload = _json(body_text)
     error = payload.get("error") if isinstance(payload, dict) else None
     words = error.get("message") if isinstance(error, dict) else error
     text = words if isinstance(words, str) else re.sub(r"<[^<>]*>", " ", body_text)
-    return " ".join(text.split())[:MAX_SAID_CHARS]
+    return redact(" ".join(text.split()))[:MAX_SAID_CHARS]  # in this order, or half a secret would stay
 
 
 def _json(text: str) -> Any:  # JSON

@@ -9,12 +9,20 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    AliasChoices,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from app.llm.endpoints import has_good_port, header_pairs, items_of, passwords_of, payload_keys
 from app.llm.errors import LLMSettingsError
-from app.llm.types import LLMProfile, LLMProvider
+from app.llm.types import LLMProfile, LLMProvider, checked_model
 
 PREFIX = "LLM_"
 
@@ -210,6 +218,8 @@ class LLMSettings(BaseSettings):
                 raise ValueError(
                     f"{item!r} is not `provider:model` or a provider of {', '.join(LLMProvider)}"
                 )
+            if colon:
+                checked_model(item)
         return value
 
     @field_validator("fallback_on")
@@ -233,6 +243,12 @@ class LLMSettings(BaseSettings):
         ):
             raise ValueError("must be a URL such as http://localhost:11434, without a query")
         return value.rstrip("/")
+
+    @field_validator("ollama_model", "gemini_model")
+    @classmethod
+    def _model_is_a_name(cls, value: str, info: ValidationInfo) -> str:
+        provider = str(info.field_name).removesuffix("_model")
+        return checked_model(f"{provider}:{value}").partition(":")[2]
 
     @field_validator("gemini_api_base")
     @classmethod

@@ -6,6 +6,7 @@ leaves a task behind for each, and has no limit of size. So `OneRequestHTTP.post
 """
 
 import asyncio
+import io
 import json
 import ssl
 from collections.abc import Mapping
@@ -25,6 +26,7 @@ from app.llm.exchange_litellm import (
 )
 
 CONNECT_TIMEOUT_S = 10.0
+LARGE_BYTES = 2**20
 MAX_ERROR_BYTES = 65_536  # of an error's body; the rest of it is not read
 
 
@@ -94,7 +96,7 @@ class OneRequestHTTP:
         if not exchange.authorized:
             sent.pop("authorization", None)
         async with self._session().post(
-            url, headers=sent, data=body, allow_redirects=False, trace_request_ctx=exchange
+            url, headers=sent, data=_payload(body), allow_redirects=False, trace_request_ctx=exchange
         ) as response:
             exchange.status = response.status
             exchange.headers = {name.lower(): value for name, value in response.headers.items()}
@@ -114,6 +116,11 @@ class OneRequestHTTP:
                 trust_env=self._trust_env,
             )
         return self._sessions[loop]
+
+
+def _payload(body: bytes) -> bytes | io.BytesIO:
+    """Return what aiohttp is to send: it wants a large body as a file, which it writes piece by piece."""
+    return body if len(body) <= LARGE_BYTES else io.BytesIO(body)
 
 
 def _dumped(payload: Any) -> str:

@@ -24,6 +24,7 @@ from app.llm.messages import (
 MAX_METADATA_BYTES = 4096
 MAX_KEY_CHARS = 255
 # A model's name becomes part of a URL; LiteLLM asks OLLAMA_API_BASE, or localhost, about one that starts like its own.
+_NAME = r"^[a-z][a-z0-9_]*:[^\s:/?#@%\\][^\s?#@%\\]*$"
 _NO_NAME = re.compile(r"\.\.|//|/\.?(?:/|$)|^ollama:ollama(?:_chat)?/")
 
 
@@ -89,9 +90,7 @@ class LLMRequest(Frozen):
 
     messages: tuple[Message, ...] = Field(min_length=1)
     profile: LLMProfile | None = None
-    model: str | None = Field(
-        default=None, pattern=r"^[a-z][a-z0-9_]*:[^\s:/?#@%\\][^\s?#@%\\]*$", max_length=200
-    )
+    model: str | None = Field(default=None, pattern=_NAME, max_length=200)
     """Pins one candidate as `provider:model`, split at the first colon."""
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, gt=0, le=1)
@@ -121,11 +120,7 @@ class LLMRequest(Frozen):
     @field_validator("model")
     @classmethod
     def _model_leads_nowhere_else(cls, value: str | None) -> str | None:
-        if value is not None and _NO_NAME.search(value):
-            raise ValueError(
-                "a model's name has no '..', '.' or empty part between its slashes, nor `ollama/` in front"
-            )
-        return value
+        return value if value is None else checked_model(value)
 
     @field_validator("metadata")
     @classmethod
@@ -166,6 +161,20 @@ class LLMRequest(Frozen):
         return self.model_copy(
             update={**{name: getattr(variant, name) for name in RequestVariant.model_fields}, "variants": {}}
         )
+
+
+def checked_model(name: str) -> str:
+    """Return a candidate's name unchanged: `provider:model`, of which no part can lead anywhere else.
+
+    Raises:
+        ValueError: It could.
+    """
+    if not re.search(_NAME, name) or _NO_NAME.search(name):
+        raise ValueError(
+            "a model is named provider:model; its name has no '..', '.' or empty part between its slashes, no "
+            "`ollama/` in front, and none of ?, #, @, %, \\ or white space"
+        )
+    return printable(name, "a model's name")
 
 
 def printable(value: str, what: str) -> str:

@@ -140,9 +140,9 @@ WIRE_BREAKS = (
         "words-of-the-provider-are-unredacted",
         "redaction",
         MAPPED,
-        'redact(" ".join(text.split()))',
-        '" ".join(text.split())',
-        (ERRORS + "long_words_are_cut_and_secrets_taken_out",),
+        'redact(" ".join(text.split()))[:MAX_SAID_CHARS]',
+        '" ".join(text.split())[:MAX_SAID_CHARS]',
+        ("tests/security/test_secrets.py::test_a_secret_at_the_end_of_what_is_quoted_is_not_cut_in_half",),
     ),
     Break(
         "error-leads-to-the-request-headers",

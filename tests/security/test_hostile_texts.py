@@ -66,7 +66,6 @@ async def test_a_hostile_text_arrives_and_returns_as_it_is(
     assert details.response["parts"][0]["text"] == text
 
 
-@pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")  # aiohttp's advice, not ours
 async def test_ten_megabytes_arrive_and_are_kept(db_url: str, stubs: Stubs, outside: Outside):
     stubs.ollama.script(Reply.text("read"))
     asked = request(HUGE, idempotency_key="k1", model="ollama:first")

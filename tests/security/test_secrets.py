@@ -62,7 +62,6 @@ async def test_a_provider_that_echoes_every_secret_spreads_none(  # noqa: PLR091
     assert "[redacted]" in (await outside.runs())[0]["error_message"]
 
 
-@pytest.mark.xfail(reason="the provider's words are capped before they are redacted", strict=True)
 @pytest.mark.parametrize("before", [284, 290])
 async def test_a_secret_at_the_end_of_what_is_quoted_is_not_cut_in_half(
     sqlite_url: str, stubs: Stubs, before: int
