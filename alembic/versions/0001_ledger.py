@@ -109,7 +109,10 @@ def upgrade() -> None:
         sqlite_where=SERVABLE,
         postgresql_where=SERVABLE,
     )
-    for name, stored in (("request_payload", ASKED), ("response_payload", SAID)):  # or prune would read every run
+    for name, stored in (
+        ("request_payload", ASKED),
+        ("response_payload", SAID),
+    ):  # or prune would read every run
         op.create_index(
             f"ix_llm_runs_{name}",
             "llm_runs",

@@ -2,11 +2,12 @@
 
 A transition runs in a tracked task and is awaited through a shield: a cancelled caller leaves at once, the
 transition is finished in the background, and a claim that was won for nobody is settled as CANCELLED.
+So does a look-up: the driver gives a connection up when a statement on it is cancelled.
 """
 
 import asyncio
 from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
@@ -91,9 +92,15 @@ class AutonomousRunRepo(LedgerRunRepo):
 
     async def get_by_idempotency_key(self, workspace_id: str, key: str, request_sha256: str) -> KeyState:
         """Return what the key holds now; a spooled answer counts before the database does."""
-        return self._spooled(workspace_id, key, request_sha256) or await super().get_by_idempotency_key(
-            workspace_id, key, request_sha256
+        return self._spooled(workspace_id, key, request_sha256) or await self._done(
+            super().get_by_idempotency_key(workspace_id, key, request_sha256)
         )
+
+    async def get_cached(
+        self, workspace_id: str, prompt_sha256: str, candidates: Sequence[str]
+    ) -> Mapping[str, StoredAnswer]:
+        """Return the freshest servable answer of each candidate identity."""
+        return await self._done(super().get_cached(workspace_id, prompt_sha256, candidates))
 
     async def create_started(self, run: NewRun) -> ClaimOutcome:
         """Claim; a caller that is cancelled meanwhile leaves no STARTED row behind."""
@@ -136,7 +143,7 @@ class AutonomousRunRepo(LedgerRunRepo):
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await ended.wait()
-        return await super().wait_finished(run_id, timeout_s)
+        return await self._done(super().wait_finished(run_id, timeout_s))
 
     def count_replay(self, run_id: str) -> None:
         """Add one to the run's `replayed_count` within a second or so."""

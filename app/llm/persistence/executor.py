@@ -26,6 +26,17 @@ REPEATS = 3
 _REPEATABLE = {"40001", "40P01"}
 _BUSY = {"55P03", "57014"}
 _GRACE_S = 2.0
+_CORRUPT = (
+    "the file that LLM_DATABASE_URL names is damaged or something else: restore it from a backup, or move it away "
+    "and start with an empty ledger"
+)
+_ADVICE = {
+    "is not a database": _CORRUPT,
+    "is malformed": _CORRUPT,
+    "disk is full": "free some space, or `signalbox prune` what is old",
+    "readonly database": "this process may write neither to the file that LLM_DATABASE_URL names nor beside it",
+}
+"""What to do about a fault of SQLite, by what its text says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +216,7 @@ def ledger_error(error: BaseException, timeout_s: float) -> tuple[LLMLedgerError
         ), False
     if state == "42P01" or "no such table" in text or "no such column" in text or state == "42703":
         return LLMLedgerSchema(f"the ledger's tables are not there ({text}): run `signalbox migrate`"), False
+    advice = next((said for sign, said in _ADVICE.items() if sign in text), "check LLM_DATABASE_URL")
     return LLMLedgerUnavailable(
-        f"the ledger's database failed ({type(origin).__name__}: {text}); check LLM_DATABASE_URL"
+        f"the ledger's database failed ({type(origin).__name__}: {text}); {advice}"
     ), False
