@@ -82,7 +82,10 @@ async def test_two_hundred_keys_at_once_are_two_hundred_sends(
     assert {row["replayed_count"] for row in rows} == {1}
 
 
-CACHED: dict[str, Any] = {"cache_enabled": True}
+CACHED: dict[str, Any] = {
+    "cache_enabled": True,
+    "ledger_timeout_s": 60,
+}  # 200 callers on two cores may wait long
 NO_KEYS: list[list[str | None]] = [[None] * TASKS] * PROCESSES
 
 

@@ -459,8 +459,8 @@ LEDGER_BREAKS = (
         "database-file-is-readable-by-others",
         "I19",
         ENGINE,
-        "os.O_CREAT | os.O_RDWR, PRIVATE",
-        "os.O_CREAT | os.O_RDWR, 0o644",
+        "os.O_CREAT | os.O_EXCL | os.O_RDWR, PRIVATE",
+        "os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o644",
         ("tests/unit/db/test_migrate.py::test_a_new_sqlite_file_is_made_and_only_its_owner_may_read_it",),
     ),
     Break(
