@@ -64,6 +64,7 @@ def test_colour_is_for_terminals_and_no_color_is_honoured(
     assert "\x1b[" not in signalbox("explain", "Hello").out
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
     assert "\x1b[32m" in signalbox("explain", "Hello").out
     monkeypatch.setenv("NO_COLOR", "1")
     assert "\x1b[32m" not in signalbox("explain", "Hello").out
