@@ -107,7 +107,7 @@ async def test_a_storm_of_cancellations_leaves_nothing_behind(db_url: str, outsi
     unheard: list[dict[str, Any]] = []
     loop, numbers = asyncio.get_running_loop(), itertools.count()
     loop.set_exception_handler(lambda _, context: unheard.append(context))
-    storm = Storm(chance, times(1000 if db_url.startswith("sqlite") else 300))
+    storm = Storm(chance, times(500 if db_url.startswith("sqlite") else 300))
     client = Moody(chance, faults=0.2, look=storm.event)
 
     async def call() -> LLMResponse:
