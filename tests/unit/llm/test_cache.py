@@ -331,7 +331,8 @@ async def test_calls_that_do_not_read_the_cache_do_not_wait_for_each_other(db_ur
         while client.sends < 3:  # noqa: ASYNC110
             await asyncio.sleep(0)
         client.gate.set()  # type: ignore[union-attr]
-        await asyncio.gather(*calls)
+        answers = await asyncio.gather(*calls)
+    assert [answer.served_from for answer in answers] == [ServedFrom.LIVE] * 3
 
 
 @pytest.mark.parametrize("key", [None, "k1"])
