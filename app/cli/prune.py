@@ -1,7 +1,6 @@
 """`signalbox prune`: old runs and their texts go, a little at a time."""
 
 import asyncio
-import re
 import sys
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from app.cli.ages import seconds
 from app.cli.faults import FAILED, UsageFault
 from app.cli.options import AsJson
 from app.cli.output import emit, emit_json, note
@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 
     from app.llm.persistence.executor import Executor
     from app.llm.persistence.retention import Pruned
-
-_SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
-_MAX_DAYS = 36_500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +55,10 @@ def prune(
     if keys and payloads_only:
         raise UsageFault("--keys and --payloads-only: without its words a run holds its key as before")
     order = _Order(
-        older_than_s=_seconds(older_than), workspace_id=workspace, payloads_only=payloads_only, keys=keys
+        older_than_s=seconds(older_than, "--older-than"),
+        workspace_id=workspace,
+        payloads_only=payloads_only,
+        keys=keys,
     )
     if dry_run:
         _tell(order, asyncio.run(_foretold(order)), dry_run=True, as_json=as_json)
@@ -101,16 +101,6 @@ async def _ledger() -> "AsyncIterator[Executor]":
         yield executor
     finally:
         await executor.close()
-
-
-def _seconds(age: str) -> float:
-    said = re.fullmatch(r"(\d{1,9})([smhdw])", age.strip().lower(), re.ASCII)
-    if said is None:
-        raise UsageFault(f"--older-than: {age!r} is no age; write 90s, 30m, 24h, 30d or 2w")
-    seconds = float(said[1]) * _SECONDS[said[2]]
-    if seconds > _MAX_DAYS * 86_400:
-        raise UsageFault(f"--older-than: {age!r} is more than a hundred years")
-    return seconds
 
 
 def _confirm(order: _Order, age: str) -> None:

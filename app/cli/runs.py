@@ -1,12 +1,12 @@
 """`signalbox runs`: look at the ledger, and free the key of a dead owner."""
 
 import asyncio
-import re
 import sys
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from app.cli.ages import seconds
 from app.cli.faults import FAILED, UsageFault
 from app.cli.options import AsJson
 from app.cli.output import emit, emit_json, emit_table, note
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 Status = Literal["STARTED", "SUCCEEDED", "FAILED", "CANCELLED", "ABANDONED"]
 RunId = Annotated[str, typer.Argument(metavar="RUN_ID", help="The id, or a beginning of it that is unique.")]
 
-_SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 _COLUMNS = (
     *("run", "created (UTC)", "workspace", "stage", "status", "candidate", "from", "tokens", "ms", "key"),
     "error",
@@ -51,7 +50,7 @@ def list_(  # noqa: PLR0913  # one parameter for each option
         stage=stage,
         idempotency_key=key,
         pipeline_run_id=pipeline_run,
-        newer_than_s=seconds(since) if since is not None else None,
+        newer_than_s=seconds(since, "--since") if since is not None else None,
     )
     rows: list[Row] = asyncio.run(ledger.listed(wanted, limit=limit))
     if as_json:
@@ -96,18 +95,6 @@ def release(
         emit_json({"id": run["id"], "status": "ABANDONED"})
     else:
         emit(f"run {run['id']} is ABANDONED; its key is free")
-
-
-def seconds(age: str) -> float:
-    """Return an age such as `24h` in seconds.
-
-    Raises:
-        UsageFault: It has another form.
-    """
-    said = re.fullmatch(r"(\d{1,9})([smhdw])", age.strip().lower())
-    if said is None:
-        raise UsageFault(f"--since: {age!r} is no age; write 90s, 30m, 24h, 7d or 2w")
-    return float(said[1]) * _SECONDS[said[2]]
 
 
 def _confirm(run: "Row") -> None:

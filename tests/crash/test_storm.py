@@ -12,9 +12,12 @@ from typing import Any
 import pytest
 
 from app.llm.candidates import Candidate
+from app.llm.client_litellm import LiteLLMClient
 from app.llm.errors import LLMBadRequest, LLMError, LLMLedgerUnavailable
 from app.llm.limits import Limits
 from app.llm.ports import ProviderReply
+from app.llm.settings import isolated_settings
+from app.llm.testing import Reply, StubOllama
 from app.llm.testing.client import text_reply
 from app.llm.types import LLMProvider, LLMRequest, LLMResponse
 from tests.support.ledger import Outside, request
@@ -36,13 +39,12 @@ async def outside(db_url: str) -> Any:
 class Moody:
     """A client behind real limits: takes a few turns of the loop, then answers or fails as chance will have it."""
 
-    def __init__(self, chance: random.Random, faults: float, look: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, chance: random.Random, faults: float) -> None:
         self.limits = Limits(total=SLOTS, per_provider=dict.fromkeys(LLMProvider, SLOTS))
         self.sent: Counter[str] = Counter()
         """Sends by run id."""
         self._chance = chance
         self._faults = faults
-        self._look = look
 
     async def send(
         self,
@@ -58,7 +60,6 @@ class Moody:
             self.sent[run_id] += 1
             for _ in range(self._chance.randrange(4)):
                 await asyncio.sleep(0)
-                self._look()
             if self._chance.random() < self._faults:
                 fault = self._chance.choice((limited, refused, timed_out, _bad))
                 raise fault()
@@ -101,14 +102,49 @@ class Storm:
             self._live.remove(task)
 
 
+class Observed:
+    """The client of production over a stub, with every send counted and every step of it seen."""
+
+    def __init__(self, base_url: str, look: Callable[[], None]) -> None:
+        settings = isolated_settings(ollama_api_base=base_url)
+        self.limits = Limits(total=SLOTS, per_provider=dict.fromkeys(LLMProvider, SLOTS))
+        self.sent: Counter[str] = Counter()
+        """Sends by run id."""
+        self._inner = LiteLLMClient(settings=settings, limits=self.limits)
+        self._look = look
+
+    async def send(self, *args: Any, run_id: str, on_send: Callable[[float], None], **named: Any) -> Any:
+        def sent(waited_ms: float) -> None:
+            on_send(waited_ms)
+            self.sent[run_id] += 1
+            for turns in range(4):  # the request is written, the answer is read
+                loop.call_later(turns * 0.002, self._look)
+
+        loop = asyncio.get_running_loop()
+        return await self._inner.send(*args, run_id=run_id, on_send=sent, **named)
+
+    async def warm_up(self) -> None:
+        await self._inner.warm_up()
+
+    async def close(self) -> None:
+        await self._inner.close()
+
+
+def _weather(chance: random.Random, replies: int) -> list[Reply]:
+    """Return answers, a fifth of them faults."""
+    faults = (Reply.rate_limited(0), Reply.status(503), Reply.status(400), Reply.reset())
+    return [chance.choice(faults) if chance.random() < 0.2 else Reply() for _ in range(replies)]
+
+
+@pytest.mark.timeout(120 * ROUNDS)
+@pytest.mark.filterwarnings("ignore:.*BaseLLMHTTPHandler.async_completion")  # LiteLLM's, made in a thread
 async def test_a_storm_of_cancellations_leaves_nothing_behind(db_url: str, outside: Outside):
-    """I11: no STARTED row, no slot, no connection, no task whose exception nobody looked at."""
+    """I11: no STARTED row, no slot, no connection, no session, no task whose exception nobody looked at."""
     chance = random.Random(SEED + ROUNDS)  # noqa: S311  # repeatable, not secret
     unheard: list[dict[str, Any]] = []
     loop, numbers = asyncio.get_running_loop(), itertools.count()
     loop.set_exception_handler(lambda _, context: unheard.append(context))
-    storm = Storm(chance, times(500 if db_url.startswith("sqlite") else 300))
-    client = Moody(chance, faults=0.2, look=storm.event)
+    storm = Storm(chance, cancels := times(1000))
 
     async def call() -> LLMResponse:
         number = next(numbers)  # three calls share a question: some of them wait for another one's flight
@@ -116,15 +152,22 @@ async def test_a_storm_of_cancellations_leaves_nothing_behind(db_url: str, outsi
             request(f"Question {number // 3}", idempotency_key=f"k{number}" if number % 2 else None)
         )
 
-    async with rig(db_url, client, cache_enabled=True) as rigged:
-        rigged.ledger.before = rigged.ledger.between = rigged.ledger.after = storm.event
-        await asyncio.gather(*(storm.caller(call) for _ in range(3 * SLOTS)))
-        await rigged.llm.drain()
-        assert (rigged.checked_out(), client.limits.in_flight()) == (0, 0)
-        gates = client.limits._gates_of(loop)
-        free = [gates.total._value, *(gate._value for gate in gates.of.values())]
-        assert (free, gates.waiting.total()) == ([SLOTS] * len(free), 0)
-        assert (rigged.repo._tasks, rigged.repo._live) == (set(), {})
+    with StubOllama(models=("first",)) as stub:
+        stub.script(*_weather(chance, 4 * cancels))
+        client = Observed(stub.base_url, storm.event)
+        async with rig(db_url, client, cache_enabled=True) as rigged:
+            await client.warm_up()
+            rigged.ledger.before = rigged.ledger.between = rigged.ledger.after = storm.event
+            await asyncio.gather(*(storm.caller(call) for _ in range(3 * SLOTS)))
+            await rigged.llm.drain()
+            assert (rigged.checked_out(), client.limits.in_flight()) == (0, 0)
+            gates = client.limits._gates_of(loop)
+            free = [gates.total._value, *(gate._value for gate in gates.of.values())]
+            assert (free, gates.waiting.total()) == ([SLOTS] * len(free), 0)
+            assert (rigged.repo._tasks, rigged.repo._live) == (set(), {})
+        assert stub.sends <= client.sent.total(), "nothing reached the provider unnoted"
+        assert stub.max_in_flight <= SLOTS + stub.abandoned
+        assert stub.abandoned > 0, "callers left while the provider worked"
     gc.collect()
     assert unheard == []
     expected = LLMResponse | LLMError | asyncio.CancelledError

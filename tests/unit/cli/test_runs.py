@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from app.bootstrap import build_llm_service
-from app.cli.runs import seconds
+from app.cli.ages import seconds
 from app.llm.errors import LLMAuth
 from app.llm.messages import ImagePart, Message, ThinkingPart, ToolCallPart, ToolResultPart, ToolSpec
 from app.llm.ports import ProviderReply
@@ -179,14 +179,14 @@ async def test_release_asks_on_a_terminal(signalbox: Run, typed: str, code: int,
     ("age", "expected"), [("90s", 90), ("30m", 1800), ("24h", 86_400), ("7D", 604_800), ("2w", 1_209_600)]
 )
 def test_ages_are_read(age: str, expected: float) -> None:
-    assert seconds(age) == expected
+    assert seconds(age, "--since") == expected
 
 
 @pytest.mark.parametrize("age", ["", "5", "h", "-1h", "1.5h", "1y", "99999999999h"])
 def test_other_ages_are_refused(signalbox: Run, age: str) -> None:
     done = signalbox("runs", "list", "--since", age)
     assert done.code == 2
-    assert "is no age; write 90s, 30m, 24h, 7d or 2w" in done.told
+    assert "is no age; write 90s, 30m, 24h, 30d or 2w" in done.told
 
 
 def test_looking_makes_no_database(signalbox: Run) -> None:
