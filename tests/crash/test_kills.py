@@ -64,6 +64,7 @@ def _spools(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("signalbox-*") if path.suffix in {".spool", ".torn"}]
 
 
+@pytest.mark.tried(len(KILLS))
 @pytest.mark.parametrize("turn", range(times(1)))
 async def test_an_owner_killed_anywhere_costs_at_most_one_further_run(
     db_url: str, outside: Outside, tmp_path: Path, turn: int

@@ -43,6 +43,7 @@ def _kinds(outcomes: list[list[str]]) -> Counter[str]:
 
 
 @turns
+@pytest.mark.tried(CALLERS)
 @pytest.mark.parametrize("mode", ["wait", "error"])
 async def test_two_hundred_callers_of_one_key_make_one_send(
     db_url: str, outside: Outside, tmp_path: Path, mode: str, turn: int
@@ -66,6 +67,7 @@ async def test_two_hundred_callers_of_one_key_make_one_send(
 
 
 @turns
+@pytest.mark.tried(CALLERS)
 async def test_two_hundred_keys_at_once_are_two_hundred_sends(
     db_url: str, outside: Outside, tmp_path: Path, turn: int
 ):
@@ -90,6 +92,7 @@ NO_KEYS: list[list[str | None]] = [[None] * TASKS] * PROCESSES
 
 
 @turns
+@pytest.mark.tried(CALLERS)
 async def test_two_hundred_callers_of_one_question_make_one_send(
     db_url: str, outside: Outside, tmp_path: Path, turn: int
 ):
@@ -105,6 +108,7 @@ async def test_two_hundred_callers_of_one_question_make_one_send(
 
 
 @turns
+@pytest.mark.tried(CALLERS)
 @pytest.mark.parametrize(
     ("fate", "told", "status"), [("fails", "bad_request", "FAILED"), ("cancelled", "cancelled", "CANCELLED")]
 )
@@ -119,6 +123,7 @@ async def test_a_leader_that_gives_up_hands_its_flight_to_one_follower(
 
 
 @turns
+@pytest.mark.tried(CALLERS)
 @pytest.mark.parametrize("match", ["first", "any"])
 async def test_a_leader_that_falls_back_pays_the_second_candidate_once_for_all(
     db_url: str, outside: Outside, tmp_path: Path, match: str, turn: int

@@ -27,6 +27,8 @@ from tests.support.service import limited, refused, rig, timed_out
 pytestmark = pytest.mark.crash
 SLOTS = 4
 SEED = 20_261_121
+CANCELS, CALLS = times(2_000, in_short=1_000), times(20_000, in_short=500)
+EXPECTED = (LLMResponse, LLMError, asyncio.CancelledError)
 
 
 @pytest.fixture
@@ -131,20 +133,22 @@ class Observed:
 
 
 def _weather(chance: random.Random, replies: int) -> list[Reply]:
-    """Return answers, a fifth of them faults."""
+    """Return answers, slow enough to be left, and a fifth of them faults."""
+    slow = Reply().after(0.005)
     faults = (Reply.rate_limited(0), Reply.status(503), Reply.status(400), Reply.reset())
-    return [chance.choice(faults) if chance.random() < 0.2 else Reply() for _ in range(replies)]
+    return [chance.choice(faults) if chance.random() < 0.2 else slow for _ in range(replies)]
 
 
-@pytest.mark.timeout(120 * ROUNDS)
+@pytest.mark.tried(CANCELS)
+@pytest.mark.timeout(60 + CANCELS // 10)
 @pytest.mark.filterwarnings("ignore:.*BaseLLMHTTPHandler.async_completion")  # LiteLLM's, made in a thread
 async def test_a_storm_of_cancellations_leaves_nothing_behind(db_url: str, outside: Outside):
     """I11: no STARTED row, no slot, no connection, no session, no task whose exception nobody looked at."""
     chance = random.Random(SEED + ROUNDS)  # noqa: S311  # repeatable, not secret
     unheard: list[dict[str, Any]] = []
-    loop, numbers = asyncio.get_running_loop(), itertools.count()
-    loop.set_exception_handler(lambda _, context: unheard.append(context))
-    storm = Storm(chance, cancels := times(1000))
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: unheard.append(context))
+    numbers = itertools.count()
+    storm = Storm(chance, CANCELS)
 
     async def call() -> LLMResponse:
         number = next(numbers)  # three calls share a question: some of them wait for another one's flight
@@ -153,7 +157,7 @@ async def test_a_storm_of_cancellations_leaves_nothing_behind(db_url: str, outsi
         )
 
     with StubOllama(models=("first",)) as stub:
-        stub.script(*_weather(chance, 4 * cancels))
+        stub.script(*_weather(chance, 4 * CANCELS))
         client = Observed(stub.base_url, storm.event)
         async with rig(db_url, client, cache_enabled=True) as rigged:
             await client.warm_up()
@@ -161,17 +165,14 @@ async def test_a_storm_of_cancellations_leaves_nothing_behind(db_url: str, outsi
             await asyncio.gather(*(storm.caller(call) for _ in range(3 * SLOTS)))
             await rigged.llm.drain()
             assert (rigged.checked_out(), client.limits.in_flight()) == (0, 0)
-            gates = client.limits._gates_of(loop)
-            free = [gates.total._value, *(gate._value for gate in gates.of.values())]
-            assert (free, gates.waiting.total()) == ([SLOTS] * len(free), 0)
+            _check_slots(client.limits)
             assert (rigged.repo._tasks, rigged.repo._live) == (set(), {})
         assert stub.sends <= client.sent.total(), "nothing reached the provider unnoted"
         assert stub.max_in_flight <= SLOTS + stub.abandoned
         assert stub.abandoned > 0, "callers left while the provider worked"
     gc.collect()
     assert unheard == []
-    expected = LLMResponse | LLMError | asyncio.CancelledError
-    assert [outcome for outcome in storm.outcomes if not isinstance(outcome, expected)] == []
+    assert [each for each in storm.outcomes if not isinstance(each, EXPECTED)] == []
     rows = await outside.runs()
     assert {row["status"] for row in rows} == {"SUCCEEDED", "FAILED", "CANCELLED"}
     assert all(client.sent[row["id"]] <= row["sends_noted"] for row in rows)
@@ -179,12 +180,20 @@ async def test_a_storm_of_cancellations_leaves_nothing_behind(db_url: str, outsi
     assert paid, "calls were cancelled at their sends as well as in the ledger"
 
 
+def _check_slots(limits: Limits) -> None:
+    gates = limits._gates_of(asyncio.get_running_loop())
+    free = [gates.total._value, *(gate._value for gate in gates.of.values())]
+    assert (free, gates.waiting.total()) == ([SLOTS] * len(free), 0)
+
+
+@pytest.mark.tried(CALLS)
+@pytest.mark.timeout(60 + CALLS // 20)
 async def test_after_random_faults_every_send_is_accounted_for_and_no_key_has_two_answers(
     db_url: str, outside: Outside, tmp_path: Path
 ):
     """I1, I5, I6, I7, I12: two hosts, one database, both unreliable; then the weather clears up."""
     chance = random.Random(SEED * ROUNDS)  # noqa: S311
-    calls, keys = times(500), times(300)
+    keys = CALLS * 3 // 5
     client = Moody(chance, faults=0.25)
     answers: dict[str, set[str]] = defaultdict(set)
     settings: dict[str, Any] = {"finish_budget_s": 0.2, "lease_grace_s": 15}
@@ -202,7 +211,7 @@ async def test_after_random_faults_every_send_is_accounted_for_and_no_key_has_tw
     ):
         for host in (one, two):
             _make_unreliable(host.ledger, chance)
-        for _ in range(calls // 20):
+        for _ in range(CALLS // 20):
             await asyncio.gather(
                 *(ask(chance.choice((one, two)), f"k{chance.randrange(keys)}") for _ in range(20))
             )

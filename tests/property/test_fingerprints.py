@@ -1,8 +1,10 @@
 """Thousands of random requests: two of them have one fingerprint exactly when nothing that counts differs."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -34,7 +36,13 @@ ASIDE = st.fixed_dictionaries(
 )
 """What no hash knows of."""
 
-volume = settings(max_examples=times(2500), deadline=None, database=None, derandomize=ROUNDS == 1)
+EXAMPLES = times(2500)
+
+
+def volume(test: Callable[..., None]) -> Callable[..., None]:
+    """Try a property many times: the same examples in one round, new ones in more."""
+    tried = settings(max_examples=EXAMPLES, deadline=None, database=None, derandomize=ROUNDS == 1)(test)
+    return pytest.mark.tried(EXAMPLES)(tried)
 
 
 def _request(content: dict[str, Any], *more: dict[str, Any]) -> LLMRequest:

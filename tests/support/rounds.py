@@ -1,10 +1,11 @@
-"""How long the long suites last: SIGNALBOX_ROUNDS multiplies their rounds, 1 is what every run can afford."""
+"""How long the long suites last: short in every run of the tests, in full when SIGNALBOX_ROUNDS says how often."""
 
 import os
 
-ROUNDS = max(1, int(os.environ.get("SIGNALBOX_ROUNDS") or 1))
+_SAID = os.environ.get("SIGNALBOX_ROUNDS")
+ROUNDS = max(1, int(_SAID or 1))
 
 
-def times(rounds: int) -> int:
-    """Return a number of rounds, multiplied."""
-    return rounds * ROUNDS
+def times(rounds: int, *, in_short: int | None = None) -> int:
+    """Return a number of rounds, multiplied; `in_short` of them where nobody asked for the long suites."""
+    return rounds * ROUNDS if _SAID or in_short is None else in_short

@@ -21,6 +21,9 @@ MAX_AGE_S = 100 * 365 * 86_400.0
 MAX_BATCH = 10_000
 MAX_BATCH_BYTES = 16 * 2**20
 """Payload bytes per write; freeing the pages of large texts takes longer than deleting rows."""
+LONGEST_WRITE_S = 0.05
+"""Seconds that a write should take: a longer one makes the next ones smaller, for others wait for it."""
+SMALLEST_BATCH = 20
 SHORTEST_PAUSE_S = 0.05
 """Seconds between two writes, or as long as the first of them took: others get half of the time at least."""
 
@@ -64,7 +67,8 @@ async def prune(  # one parameter for each choice
             told that its answer is not stored.
         keys: Also delete runs whose key is live; such a key can be executed, and paid, again. Without effect on
             `payloads_only`, which frees no key.
-        batch: Rows per transaction, 1 to 10,000. None: 500 on SQLite, 5,000 on PostgreSQL.
+        batch: Rows per transaction at most, 1 to 10,000; fewer where they take long to write. None: 500 on
+            SQLite, 5,000 on PostgreSQL.
         progress: Called after every batch with what has been pruned so far.
 
     Raises:
@@ -124,7 +128,7 @@ class _Job:
         self.pruned = Pruned()
         self._executor = executor
         self._which = which
-        self._batch = batch
+        self._most = self._batch = batch
         self._progress = progress
 
     async def prune_runs(self) -> None:
@@ -158,7 +162,16 @@ class _Job:
         self.pruned += await _to_its_end(self._executor.transaction(steps))
         if self._progress is not None:
             self._progress(self.pruned)
-        await asyncio.sleep(max(SHORTEST_PAUSE_S, monotonic() - began_s))
+        took_s = monotonic() - began_s
+        self._batch = _next_batch(self._batch, self._most, took_s)
+        await asyncio.sleep(max(SHORTEST_PAUSE_S, took_s))
+
+
+def _next_batch(batch: int, most: int, took_s: float) -> int:
+    """Return how many rows the next write may have, after one of `batch` rows took `took_s` seconds."""
+    if took_s > LONGEST_WRITE_S:
+        return min(most, max(SMALLEST_BATCH, int(batch * LONGEST_WRITE_S / took_s)))
+    return min(most, 2 * batch) if took_s < LONGEST_WRITE_S / 2 else batch
 
 
 def _selection(
