@@ -295,7 +295,7 @@ CALL_BREAKS = (
         SERVICE,
         "if hit is not None and call.key is None:",
         "if hit is not None:",
-        (HITS + "a_hit_with_a_key_owns_the_key_before_it_returns",),
+        (HITS + "a_hit_that_cannot_own_its_key_is_not_returned",),
     ),
     Break(
         "twenty-equal-calls-are-twenty-sends",

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from app.llm.cache import CacheRules, may_be_hit, slot_for
-from app.llm.errors import LLMProviderError
+from app.llm.errors import LLMLedgerUnavailable, LLMProviderError
 from app.llm.settings import CacheMatch
 from app.llm.testing.client import ScriptedClient
 from app.llm.types import CacheMode, FinishReason, LLMCallContext, ServedFrom
@@ -97,6 +97,14 @@ async def test_a_hit_with_a_key_owns_the_key_before_it_returns(db_url: str, outs
     assert second.served_from is ServedFrom.CACHE
     assert (row["status"], row["idem_slot"], row["source_run_id"]) == ("SUCCEEDED", "k1", first.run_id)
     assert (third.served_from, third.run_id, third.text) == (ServedFrom.REPLAY, second.run_id, first.text)
+
+
+async def test_a_hit_that_cannot_own_its_key_is_not_returned(db_url: str):
+    async with rig(db_url, cache_enabled=True) as one:
+        await one.llm.chat(request())
+        one.ledger.away_for.add("claim")
+        with pytest.raises(LLMLedgerUnavailable):
+            await one.llm.chat(KEYED)
 
 
 async def test_keys_do_not_split_the_cache(sqlite_url: str):
