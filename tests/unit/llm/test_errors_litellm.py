@@ -17,8 +17,8 @@ from app.llm.errors import (
     LLMUnavailable,
     LLMUnknown,
 )
-from app.llm.errors_litellm import map_error
-from app.llm.exchange_litellm import BrokenOff, Unreachable, UnusableReply
+from app.llm.wire.errors import map_error
+from app.llm.wire.exchange import BrokenOff, Unreachable, UnusableReply
 from app.llm.redaction import Redactor
 from app.llm.types import LLMProvider
 
