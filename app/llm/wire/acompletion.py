@@ -34,8 +34,7 @@ class _Call:
     provider: LLMProvider
     line: OneRequestHTTP
     exchange: Exchange
-    authorized: bool
-    """Whether an Authorization header is wanted: LiteLLM adds one of its own accord, from the environment."""
+    options: Mapping[str, Any]
 
 
 _current: ContextVar[_Call] = ContextVar("llm_acompletion")
@@ -58,7 +57,7 @@ class AcompletionLane:
         """Return what the candidate said; as in `Lane.send`."""
         make_known(self._library, options["model"], candidate)
         provider = candidate.provider
-        call = _current.set(_Call(provider, self._lines[provider], exchange, _authorized(options)))
+        call = _current.set(_Call(provider, self._lines[provider], exchange, options))
         # Calls within LiteLLM are not logged; any other leaves a task of its logging behind in the event loop.
         internal = self._internal_call.set(True)
         try:
@@ -96,9 +95,7 @@ async def _post(
         Exception: As `OneRequestHTTP.send`.
     """
     call = _current.get()
-    sent = as_sent(headers)
-    if not call.authorized:
-        sent.pop("authorization", None)
+    sent = _authorized(as_sent(headers), call.options)
     await call.line.send(url, sent, (data if data is not None else _dumped(json)).encode(), call.exchange)
     return httpx.Response(
         call.exchange.status or 0, content=_readable(call), request=httpx.Request("POST", url)
@@ -120,8 +117,14 @@ def _dumped(payload: Any) -> str:
     return json.dumps(payload, ensure_ascii=False, allow_nan=False)
 
 
-def _authorized(options: Mapping[str, Any]) -> bool:
-    return "api_key" in options or any(name.lower() == "authorization" for name in options.get("headers", ()))
+def _authorized(headers: dict[str, str], options: Mapping[str, Any]) -> dict[str, str]:
+    """Return headers without the Authorization that LiteLLM adds of its own accord, from the environment."""
+    wanted = as_sent(options.get("headers", {})).get("authorization")
+    if wanted is not None:
+        return {**headers, "authorization": wanted}
+    if "api_key" not in options:
+        headers.pop("authorization", None)
+    return headers
 
 
 def _answer(response: Any) -> Answer | None:  # litellm.ModelResponse

@@ -123,7 +123,9 @@ def _gemini_call(part: Json) -> Call:
     call = part["functionCall"]
     if not isinstance(call, dict):
         raise UnusableReply("a function call of the answer is not an object")
-    return Call(name=call.get("name"), arguments=call.get("args") or {}, signature=_signature(part))
+    said = call.get("args") or {}
+    arguments = said if isinstance(said, dict) else None  # a text is not read here: Gemini sends objects
+    return Call(name=call.get("name"), arguments=arguments, signature=_signature(part))
 
 
 def _signature(part: Json) -> str | None:

@@ -42,9 +42,9 @@ class OllamaRenderer:
     def __call__(self, options: Mapping[str, Any]) -> Rendered:
         """Return the request of a call with these `call_options`."""
         model = _bare(options["model"])
-        headers = dict(options.get("headers", ()))
+        headers = as_sent(options.get("headers", {}))
         if "api_key" in options:
-            headers.setdefault("Authorization", f"Bearer {options['api_key']}")
+            headers.setdefault("authorization", f"Bearer {options['api_key']}")
         body = self._config.transform_request(
             model=model,
             messages=options["messages"],
@@ -54,7 +54,7 @@ class OllamaRenderer:
         )
         base = options["api_base"]
         url = base if base.endswith("/api/chat") else f"{base}/api/chat"
-        return Rendered(url, as_sent(headers), _dumped(body))
+        return Rendered(url, headers, _dumped(body))
 
 
 class GeminiRenderer:
