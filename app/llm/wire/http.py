@@ -108,12 +108,14 @@ def _broken(error: Exception, *, written: bool) -> BrokenOff | Unreachable:
 async def _body(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
     good = response.status in GOOD
     limit = max_bytes if good else MAX_ERROR_BYTES
-    body = bytearray()
-    async for chunk in response.content.iter_any():
-        body += chunk
-        if len(body) > limit:
+    chunks: list[bytes] = []
+    size = 0
+    while not response.content.at_eof():
+        chunks.append(await response.content.readany())
+        size += len(chunks[-1])
+        if size > limit:
             response.close()
             if good:
                 raise UnusableReply(f"the answer is larger than {limit:,} bytes")
             break
-    return bytes(body[:limit])
+    return b"".join(chunks)[:limit]

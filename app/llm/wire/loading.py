@@ -29,6 +29,7 @@ def load_litellm() -> Any:
         os.environ.pop("TIKTOKEN_CACHE_DIR", None)
         if tokenizers is not None:
             os.environ["TIKTOKEN_CACHE_DIR"] = tokenizers
+        litellm.ModelResponse()  # else its classes are finished within a call, perhaps without the filters of its warnings
         _forget_caching(litellm)
         litellm.suppress_debug_info = True
         litellm.telemetry = False
