@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, NamedTuple
 
@@ -294,5 +295,19 @@ async def test_silence_means_the_same_in_both_lanes(pair: Pair):
 async def test_a_closed_port_means_the_same_in_both_lanes(pair: Pair):
     await asyncio.to_thread(pair.stub.down)
     ended = await pair.ended()
+    assert ended[DIALECT] == ended[ACOMPLETION]
+    assert (ended[DIALECT]["error"], ended[DIALECT]["possibly_paid"]) == (LLMUnavailable, False)
+
+
+@pytest.mark.parametrize("provider", BOTH)
+async def test_a_host_without_an_address_means_the_same_in_both_lanes(
+    provider: str, monkeypatch: pytest.MonkeyPatch
+):
+    def getaddrinfo(*_: Any, **__: Any) -> Any:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    async with pair_on(provider, **{f"{provider}_api_base": "http://signalbox.invalid/v1beta"}) as pair:
+        monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+        ended = await pair.ended()
     assert ended[DIALECT] == ended[ACOMPLETION]
     assert (ended[DIALECT]["error"], ended[DIALECT]["possibly_paid"]) == (LLMUnavailable, False)
