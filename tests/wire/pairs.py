@@ -6,6 +6,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
+
 from app.llm.client_litellm import LiteLLMClient
 from app.llm.errors import LLMProviderError
 from app.llm.limits import Limits
@@ -98,7 +100,9 @@ async def pair_on(provider: str, model: str | None = None, **overrides: Any) -> 
         for lane in LANES:
             settings = load_settings(_env_file=None, litellm_lane=lane, **given)
             candidate = Catalog.from_settings(settings).pinned(f"{provider}:{model or MODELS[provider][0]}")
-            client = LiteLLMClient(settings=settings, limits=Limits.from_settings(settings))
+            client = LiteLLMClient(
+                settings=settings, limits=Limits.from_settings(settings), unfit=pytest.fail
+            )
             await client.warm_up()
             rigs[lane] = Rig(stub, candidate, client)
         try:
