@@ -77,7 +77,7 @@ async def build_llm_service(
             EVENT_READY,
             candidates=", ".join(candidate.name for candidate in catalog.all if candidate.usable),
             database=database_name(settings) if settings.persist_runs else "none",
-            lane="acompletion",
+            lane=settings.litellm_lane.value,
             cache="on" if settings.cache_enabled else "off",
         )
         yield service
@@ -244,4 +244,9 @@ def _client(settings: LLMSettings, telemetry: Telemetry) -> ChatClient:
     from app.llm.client_litellm import LiteLLMClient  # noqa: PLC0415
     from app.llm.limits import Limits  # noqa: PLC0415
 
-    return LiteLLMClient(settings=settings, limits=Limits.from_settings(settings), redact=telemetry.redact)
+    return LiteLLMClient(
+        settings=settings,
+        limits=Limits.from_settings(settings),
+        redact=telemetry.redact,
+        unfit=telemetry.lane_unfit,
+    )

@@ -50,6 +50,13 @@ class RetryPossiblyPaid(StrEnum):
     ALWAYS = "always"
 
 
+class LiteLLMLane(StrEnum):
+    """How much of LiteLLM a call goes through."""
+
+    DIALECT = "dialect"
+    ACOMPLETION = "acompletion"
+
+
 class CacheMatch(StrEnum):
     """`first`: serve a candidate's match when it would be sent to; `any`: serve the first match in route order."""
 
@@ -139,6 +146,9 @@ class LLMSettings(BaseSettings):
     """Root of the Gemini API; ends in `/v1beta`."""
     ca_bundle: Path | None = None
     """File of CA certificates for HTTPS, for company proxies. Unset: SSL_CERT_FILE, else the system's."""
+
+    litellm_lane: LiteLLMLane = LiteLLMLane.DIALECT
+    """How calls to Ollama and Gemini leave: `dialect` (LiteLLM writes the request, the rest is ours, at a fraction of the cost) or `acompletion` (all of LiteLLM)."""
 
     # -- limits
     concurrency_limit: int = Field(default=64, ge=1)

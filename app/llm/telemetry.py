@@ -29,6 +29,7 @@ QUEUE_WAIT_MS = "llm_queue_wait_ms"
 IN_FLIGHT = "llm_in_flight"
 
 EVENT_READY = "llm_ready"
+EVENT_LANE_UNFIT = "llm_lane_unfit"
 EVENT_CALL = "llm_call"
 EVENT_ATTEMPT_FAILED = "llm_attempt_failed"
 EVENT_TAKEOVER = "llm_takeover"
@@ -88,6 +89,10 @@ class Telemetry:
             if value is not None
         }
         getattr(self._log, level)(name, **clean)
+
+    def lane_unfit(self, reason: str) -> None:
+        """The installed LiteLLM has no dialect lane; calls go through `litellm.acompletion`."""
+        self.event(EVENT_LANE_UNFIT, level="warning", wanted="dialect", lane="acompletion", reason=reason)
 
     def call_started(self) -> None:
         """A call came in."""

@@ -4,9 +4,13 @@ from tests.sabotage.patch import Break
 
 _HERE = "app/llm/"
 PRINT, REDACTION, LIMITS = (f"{_HERE}{name}.py" for name in ("fingerprint", "redaction", "limits"))
-MAPPED, TRANSPORT, REPLIES, CLIENT = (
-    f"{_HERE}{name}_litellm.py" for name in ("errors", "transport", "replies", "client")
-)
+CLIENT = _HERE + "client_litellm.py"
+MAPPED, HTTP, ANSWERS, PAYLOADS, PARSING, RENDERING, ACOMPLETION, LANES = (
+    f"{_HERE}wire/{name}.py"
+    for name in (
+        "errors", "http", "answers", "payloads", "parsing", "rendering", "acompletion", "lanes",
+    )
+)  # fmt: skip
 
 _UNIT, _WIRE = "tests/unit/llm/", "tests/wire/"
 PRINTS, REDACTIONS, ERRORS = (
@@ -15,6 +19,7 @@ PRINTS, REDACTIONS, ERRORS = (
 FAILURES, TRANSPORTS, REPLIED, LOOPS = (
     f"{_WIRE}test_{name}.py::test_" for name in ("failures", "transport", "replies", "event_loop")
 )
+LANE, CHOICE = (f"{_WIRE}test_{name}.py::test_" for name in ("lanes", "lane_choice"))
 ROW = FAILURES + "a_failure_of_either_provider_becomes_the_error_of_the_table_after_one_send"
 
 WIRE_BREAKS = (
@@ -228,15 +233,15 @@ WIRE_BREAKS = (
     Break(
         "filtered-answer-is-an-answer",
         "errors",
-        REPLIES,
-        'if choice.finish_reason == "content_filter":',
-        'if choice.finish_reason == "filtered":',
+        ANSWERS,
+        "if answer.finish == FinishReason.CONTENT_FILTER:",
+        'if answer.finish == "filtered":',
         (FAILURES + "a_failure_of_gemini_becomes_the_error_of_the_table_after_one_send",),
     ),
     Break(
         "prompt-that-was-cut-silently-is-fine",
         "errors",
-        REPLIES,
+        ANSWERS,
         "full = usage.total_tokens is not None and usage.total_tokens >= window",
         "full = False",
         (FAILURES + "a_failure_of_ollama_becomes_the_error_of_the_table_after_one_send",),
@@ -244,7 +249,7 @@ WIRE_BREAKS = (
     Break(
         "missing-usage-is-invented",
         "errors",
-        REPLIES,
+        PAYLOADS,
         'input_tokens=_count(payload.get("prompt_eval_count")),',
         'input_tokens=_count(payload.get("prompt_eval_count")) or 0,',
         (REPLIED + "missing_usage_is_unknown_and_the_paid_answer_is_kept",),
@@ -252,7 +257,7 @@ WIRE_BREAKS = (
     Break(
         "one-attempt-sends-twice",
         "wire",
-        TRANSPORT,
+        HTTP,
         "if exchange.requests > 1:",
         "if exchange.requests > 2:",
         (TRANSPORTS + "whoever_repeats_a_request_of_the_same_attempt_is_refused",),
@@ -260,7 +265,7 @@ WIRE_BREAKS = (
     Break(
         "redirect-is-followed",
         "wire",
-        TRANSPORT,
+        HTTP,
         "allow_redirects=False",
         "allow_redirects=True",
         (FAILURES + "a_redirect_receives_nothing",),
@@ -268,15 +273,15 @@ WIRE_BREAKS = (
     Break(
         "answer-of-any-size-is-read",
         "wire",
-        TRANSPORT,
-        "if len(body) > limit:",
-        "if len(body) > 2**40:",
+        HTTP,
+        "if size > limit:",
+        "if size > 2**40:",
         (FAILURES + "a_reply_larger_than_the_cap_is_dropped_unread",),
     ),
     Break(
         "certificate-is-not-checked",
         "wire",
-        TRANSPORT,
+        HTTP,
         "self._ssl = ssl_context or True",
         "self._ssl = False",
         (TRANSPORTS + "a_certificate_that_nobody_vouches_for_gets_no_prompt",),
@@ -293,18 +298,17 @@ WIRE_BREAKS = (
     Break(
         "key-of-the-environment-goes-to-ollama",
         "wire",
-        TRANSPORT,
-        'sent.pop("authorization", None)',
+        ACOMPLETION,
+        'headers.pop("authorization", None)',
         "pass",
-        (_WIRE + "test_requests.py::test_a_key_in_the_environment_goes_to_no_ollama_of_ours",),
+        (LANE + "the_headers_of_a_proxy_leave_alike",),
     ),
     Break(
         "waiting-call-takes-everybodys-slot",
         "wire",
         LIMITS,
-        "await held.enter_async_context(gates.of[provider]) await held.enter_async_context(gates.total)",
-        "await held.enter_async_context(gates.total)\n"
-        "                await held.enter_async_context(gates.of[provider])",
+        "await gates.of[provider].acquire() try: await gates.total.acquire()",
+        "await gates.total.acquire()\n            try:\n                await gates.of[provider].acquire()",
         (_UNIT + "test_limits.py::test_who_waits_for_a_busy_provider_takes_no_slot_from_the_others",),
         hangs_s=15,
     ),
@@ -324,5 +328,91 @@ WIRE_BREAKS = (
         "async with deadline, self._limits.slot(candidate.provider, run_id) as waited_ms:",
         "async with deadline:",
         (LOOPS + "the_provider_never_sees_more_calls_at_once_than_the_limit",),
+    ),
+    Break(
+        "connection-is-not-noted",
+        "wire",
+        HTTP,
+        "_sending.get().written = True",
+        "_sending.get()",
+        (
+            TRANSPORTS + "attempts_side_by_side_keep_their_own_records",
+            LANE + "silence_means_the_same_in_both_lanes",
+        ),
+    ),
+    Break(
+        "failed-connection-counts-as-written",
+        "wire",
+        HTTP,
+        "connection = await super().connect(*args, **kwargs)\n        _sending.get().written = True",
+        "_sending.get().written = True\n        connection = await super().connect(*args, **kwargs)",
+        (TRANSPORTS + "a_host_that_is_not_there_was_never_written_to",),
+    ),
+    Break(
+        "another-request-is-remembered",
+        "wire",
+        RENDERING,
+        "found = self._remembered.get(key)",
+        "found = next(iter(self._remembered.values()), None)",
+        (LANE + "requests_that_differ_in_one_number_do_not_share_what_is_remembered",),
+    ),
+    Break(
+        "what-is-remembered-is-used-up",
+        "wire",
+        RENDERING,
+        "optional_params=dict(self._parameters.of(model, options)),",
+        "optional_params=self._parameters.of(model, options),",
+        (LANE + "a_request_that_is_remembered_leaves_as_it_left_first",),
+    ),
+    Break(
+        "system-prompt-is-lost-on-gemini",
+        "wire",
+        RENDERING,
+        '**({} if system is None else {"system_instruction": system}),',
+        "",
+        (LANE + "the_same_request_leaves_through_both_lanes",),
+    ),
+    Break(
+        "long-integers-are-rounded",
+        "wire",
+        PARSING,
+        "message = ollama_message(exact_object(body), exchange)",
+        "message = ollama_message(quick_object(body), exchange)",
+        (LANE + "the_same_reply_means_the_same_in_both_lanes",),
+    ),
+    Break(
+        "thoughts-in-front-are-text",
+        "wire",
+        PARSING,
+        "return (found[1], found[2]) if found else",
+        "return (found[1], found[2]) if found and not found else",
+        (
+            LANE + "the_same_reply_means_the_same_in_both_lanes",
+            REPLIED + "thoughts_within_the_text_are_taken_out_of_it",
+        ),
+    ),
+    Break(
+        "flagged-call-is-made",
+        "wire",
+        PARSING,
+        "if reason in FLAGGED or (reason in WITHHELD and not called):",
+        "if (reason in FLAGGED or reason in WITHHELD) and not called:",
+        (LANE + "the_same_reply_means_the_same_in_both_lanes",),
+    ),
+    Break(
+        "unfit-litellm-is-not-mentioned",
+        "wire",
+        LANES,
+        "unfit(str(error))",
+        "str(error)",
+        (CHOICE + "a_litellm_without_the_dialect_is_said_once_and_serves_by_acompletion",),
+    ),
+    Break(
+        "lane-is-not-a-choice",
+        "wire",
+        LANES,
+        "if settings.litellm_lane is LiteLLMLane.DIALECT:",
+        "if settings.litellm_lane:",
+        (CHOICE + "the_setting_sends_both_through_the_wrapper",),
     ),
 )

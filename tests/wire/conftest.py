@@ -98,7 +98,7 @@ def settings(ollama: StubOllama, gemini: StubGemini, overrides: dict[str, Any]) 
 
 @pytest.fixture
 async def client(settings: LLMSettings) -> AsyncIterator[LiteLLMClient]:
-    client = LiteLLMClient(settings=settings, limits=Limits.from_settings(settings))
+    client = LiteLLMClient(settings=settings, limits=Limits.from_settings(settings), unfit=pytest.fail)
     await client.warm_up()
     yield client
     await client.close()

@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
-from app.llm.client_litellm import LiteLLMClient, load_litellm
+from app.llm.client_litellm import LiteLLMClient
 from app.llm.errors import LLMInternal, LLMTimeout, LLMUnavailable
 from app.llm.limits import Limits
 from app.llm.providers import Catalog
 from app.llm.settings import LLMSettings
 from app.llm.testing import Reply, StubOllama
 from app.llm.types import LLMProvider
+from app.llm.wire.loading import load_litellm
 from tests.wire.conftest import Rig
 
 

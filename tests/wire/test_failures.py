@@ -20,11 +20,11 @@ from app.llm.errors import (
     LLMUnavailable,
     LLMUnknown,
 )
-from app.llm.errors_litellm import BY_CLASS
 from app.llm.messages import Message, ToolSpec
 from app.llm.providers import Catalog
 from app.llm.testing import Reply
 from app.llm.types import LLMRequest
+from app.llm.wire.errors import BY_CLASS
 from tests.wire.conftest import Rig
 
 PAID, FREE = True, False
@@ -148,7 +148,7 @@ async def test_a_refused_connection_cannot_have_been_paid(rig: Rig):
 
 async def test_a_provider_that_comes_back_is_asked_again_on_a_new_connection(rig: Rig):
     await rig.send()
-    rig.stub.down()
+    await asyncio.to_thread(rig.stub.down)  # meanwhile the client sees its idle connection end
     rig.stub.up()
     assert (await rig.send()).parts
     assert rig.stub.sends == 2

@@ -1,4 +1,4 @@
-"""The HTTP below LiteLLM by itself: what no stub of a provider shows."""
+"""The HTTP of the lanes by itself: what no stub of a provider shows."""
 
 import asyncio
 import ssl
@@ -11,24 +11,25 @@ import pytest
 
 from app.llm.client_litellm import LiteLLMClient
 from app.llm.errors import LLMUnavailable
-from app.llm.exchange_litellm import Exchange, Unreachable, recorded
 from app.llm.limits import Limits
 from app.llm.providers import Catalog
 from app.llm.settings import load_settings
 from app.llm.testing import Reply, StubOllama
-from app.llm.transport_litellm import OneRequestHTTP
+from app.llm.wire.exchange import Exchange, Unreachable
+from app.llm.wire.http import OneRequestHTTP
 from tests.wire.conftest import Rig
 
+ASKED = b'{"model": "llama3.2"}'
 ANSWER = b'{"message": {"role": "assistant", "content": "Sealed."}, "done": true}'
 
 
 def exchange(sends_begun: list[int]) -> Exchange:
-    return Exchange(max_bytes=1000, prepare=lambda body: body, on_send=lambda: sends_begun.append(1))
+    return Exchange(max_bytes=1000, on_send=lambda: sends_begun.append(1))
 
 
 @pytest.fixture
 async def http() -> AsyncIterator[OneRequestHTTP]:
-    http = OneRequestHTTP(trust_env=False)
+    http = OneRequestHTTP()
     yield http
     await http.close()
 
@@ -39,31 +40,30 @@ async def test_whoever_repeats_a_request_of_the_same_attempt_is_refused(
     """LiteLLM's own HTTP client does it when a connection closes before the headers."""
     ollama.script(Reply.raw(b"{}"), Reply.raw(b"{}"))
     begun: list[int] = []
-    with recorded(exchange(begun)):
-        await http.post(f"{ollama.base_url}/api/chat", headers={}, json={"model": "llama3.2"})
-        with pytest.raises(RuntimeError, match="second request"):
-            await http.post(f"{ollama.base_url}/api/chat", headers={}, json={})
+    record = exchange(begun)
+    await http.send(f"{ollama.base_url}/api/chat", {}, ASKED, record)
+    with pytest.raises(RuntimeError, match="second request"):
+        await http.send(f"{ollama.base_url}/api/chat", {}, ASKED, record)
     assert ollama.sends == len(begun) == 1
 
 
 async def test_attempts_side_by_side_keep_their_own_records(http: OneRequestHTTP, ollama: StubOllama):
     async def attempt() -> Exchange:
         mine = exchange([])
-        with recorded(mine):
-            await http.post(f"{ollama.base_url}/api/chat", headers={}, json={"model": "llama3.2"})
+        await http.send(f"{ollama.base_url}/api/chat", {}, ASKED, mine)
         return mine
 
     ollama.script(Reply.raw(b"first"), Reply.raw(b"second"), Reply.raw(b"third"))
     records = await asyncio.gather(*(attempt() for _ in range(3)))
     assert {record.body for record in records} == {b"first", b"second", b"third"}
-    assert [record.requests for record in records] == [1, 1, 1]
+    assert [(record.requests, record.written) for record in records] == [(1, True)] * 3
 
 
 async def test_a_host_that_is_not_there_was_never_written_to(http: OneRequestHTTP, ollama: StubOllama):
     ollama.down()
     record = exchange([])
-    with recorded(record), pytest.raises(Unreachable):
-        await http.post(f"{ollama.base_url}/api/chat", headers={}, json={})
+    with pytest.raises(Unreachable):
+        await http.send(f"{ollama.base_url}/api/chat", {}, ASKED, record)
     assert (record.written, record.status, type(record.failure)) == (False, None, Unreachable)
 
 

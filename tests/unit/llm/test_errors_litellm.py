@@ -17,10 +17,10 @@ from app.llm.errors import (
     LLMUnavailable,
     LLMUnknown,
 )
-from app.llm.errors_litellm import map_error
-from app.llm.exchange_litellm import BrokenOff, Unreachable, UnusableReply
 from app.llm.redaction import Redactor
 from app.llm.types import LLMProvider
+from app.llm.wire.errors import map_error
+from app.llm.wire.exchange import BrokenOff, Unreachable, UnusableReply
 
 
 def mapped(error: BaseException, **facts: Any) -> LLMProviderError:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections import Counter
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -163,3 +164,14 @@ def test_metrics_are_optional():
     NoMetrics().add("n", 1, {})
     NoMetrics().observe("n", 1, {})
     assert isinstance(Telemetry().metrics, NoMetrics)
+
+
+async def test_a_litellm_that_lacks_the_lane_is_a_warning_of_the_service(sqlite_url: str, caplog: Any):
+    async with build_llm_service(settings_for(sqlite_url)) as llm:
+        client: Any = llm._wiring.client
+        client._warm = SimpleNamespace
+        await client.warm_up()
+        await client.warm_up()
+    (said,) = _events(caplog, names.EVENT_LANE_UNFIT)
+    assert (said["level"], said["lane"]) == ("warning", "acompletion")
+    assert "AttributeError" in said["reason"]

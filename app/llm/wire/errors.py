@@ -27,8 +27,8 @@ from app.llm.errors import (
     LLMUnavailable,
     LLMUnknown,
 )
-from app.llm.exchange_litellm import GOOD, BrokenOff, Unreachable, UnusableReply
 from app.llm.types import LLMProvider
+from app.llm.wire.exchange import GOOD, BrokenOff, Unreachable, UnusableReply
 
 MAX_SAID_CHARS = 300
 

@@ -1,10 +1,11 @@
 """The record of one attempt on the wire, kept apart from the libraries that fill it in and the rules that read it."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from app.llm.types import TokenUsage
+
+UNKNOWN = TokenUsage()
 GOOD = range(200, 300)
 """HTTP statuses whose body is an answer."""
 
@@ -21,42 +22,28 @@ class UnusableReply(Exception):
     """An answer with a good status that cannot be used; the text says why."""
 
 
+class Refused(Exception):
+    """An answer with a status that is no good one; what it was stands in the exchange."""
+
+
 @dataclass(slots=True, kw_only=True)
 class Exchange:
     """What one attempt sent and got back; empty until it happens."""
 
     max_bytes: int
     """Bytes that the body of an answer may have, after decompression."""
-    prepare: Callable[[bytes], bytes]
-    """Makes of a good answer's body what LiteLLM is given; raises `UnusableReply`."""
     on_send: Callable[[], None]
     """Called once, right before the connection is used."""
-    authorized: bool = True
-    """Whether an Authorization header is wanted: LiteLLM adds one of its own accord, from the environment."""
     requests: int = 0
     written: bool = False
     """Whether a byte of the request may have reached the other side."""
     status: int | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
-    """Of the answer, names in lower case."""
+    """Of the answer; looked up in lower case."""
     body: bytes = b""
     failure: Unreachable | BrokenOff | UnusableReply | None = None
     """Why there is no usable answer, where the status does not say it."""
-
-
-_current: ContextVar[Exchange] = ContextVar("llm_exchange")
-
-
-@contextmanager
-def recorded(exchange: Exchange) -> Iterator[None]:
-    """Note in `exchange` what the code inside sends, in this task."""
-    token = _current.set(exchange)
-    try:
-        yield
-    finally:
-        _current.reset(token)
-
-
-def current_exchange() -> Exchange:
-    """Return the exchange of the attempt that this task works on."""
-    return _current.get()
+    usage: TokenUsage = UNKNOWN
+    """What a good answer consumed; None where the provider gives no count, or an impossible one."""
+    finish: object = None
+    """Why the model stopped, in the provider's own words."""

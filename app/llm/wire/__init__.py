@@ -1,0 +1,1 @@
+"""One attempt on the wire: what leaves, what comes back, and which of our errors it is."""

@@ -1,0 +1,141 @@
+"""Reads answers of Ollama and Gemini straight from their JSON, as LiteLLM reads them; a test compares the two."""
+
+import re
+from collections.abc import Iterable
+
+from app.llm.messages import ThinkingPart
+from app.llm.types import FinishReason
+from app.llm.wire.answers import Answer, Call
+from app.llm.wire.exchange import Exchange, UnusableReply
+from app.llm.wire.payloads import (
+    Json,
+    block_reason,
+    exact_object,
+    gemini_candidates,
+    gemini_parts,
+    ollama_message,
+    quick_object,
+)
+
+FILTERED, LENGTH, STOP = FinishReason.CONTENT_FILTER.value, FinishReason.LENGTH.value, FinishReason.STOP.value
+
+FLAGGED = frozenset(
+    ("SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "IMAGE_SAFETY", "IMAGE_PROHIBITED_CONTENT")
+)  # fmt: skip
+"""Gemini's reasons after which nothing of an answer counts."""
+WITHHELD = frozenset(("LANGUAGE", "OTHER", "NO_IMAGE", "IMAGE_RECITATION", "IMAGE_OTHER", "ESCALATION"))
+"""Gemini's reasons after which a text does not count; a tool call does."""
+
+_THOUGHT_FIRST = re.compile(
+    r"<(?:think|thinking|budget:thinking)>(.*?)</(?:think|thinking|budget:thinking)>(.*)", re.DOTALL
+)
+
+
+def ollama_answer(body: bytes, exchange: Exchange) -> Answer:
+    """Return what Ollama said, and note in `exchange` what it says about it.
+
+    Raises:
+        UnusableReply: It is no answer of Ollama's.
+    """
+    message = ollama_message(quick_object(body), exchange)
+    if message.get("tool_calls"):
+        message = ollama_message(exact_object(body), exchange)  # arguments may hold an integer of any size
+    thought, text = _ollama_texts(message)
+    return Answer(
+        text=text,
+        thoughts=[ThinkingPart(text=thought)] if thought else (),
+        calls=[_ollama_call(call) for call in _listed(message.get("tool_calls") or [])],
+        finish=LENGTH if exchange.finish == "length" else STOP,
+    )
+
+
+def gemini_answer(body: bytes, exchange: Exchange) -> Answer | None:
+    """Return what Gemini said, None if nothing, and note in `exchange` what it says about it.
+
+    Raises:
+        UnusableReply: It is no answer of Gemini's.
+    """
+    payload = quick_object(body)
+    candidates = gemini_candidates(payload, exchange)
+    if any("functionCall" in part for candidate in candidates for part in gemini_parts(candidate)):
+        candidates = gemini_candidates(exact_object(body), exchange)  # as above
+    if block_reason(payload):
+        return Answer(finish=FILTERED)
+    said = [_gemini_candidate(each) for each in candidates if "content" in each or "finishReason" in each]
+    return said[0] if said else None
+
+
+def _ollama_texts(message: Json) -> tuple[str | None, str]:
+    """Return thought and text: some models write their thoughts in front of the text."""
+    if "thinking" in message:
+        thought = message["thinking"]
+        if not isinstance(thought, str | None):
+            raise UnusableReply("the answer's thoughts are not a text")
+        return thought, message["content"]
+    found = _THOUGHT_FIRST.match(message["content"])
+    return (found[1], found[2]) if found else (None, message["content"])
+
+
+def _ollama_call(call: Json) -> Call:
+    function = call.get("function")
+    if not isinstance(function, dict):
+        raise UnusableReply("a tool call of the answer holds no function")
+    arguments = function.get("arguments")
+    if arguments is None:  # some templates write a call as its own schema
+        arguments = function.get("parameters") if isinstance(function.get("parameters"), dict) else ""
+    return Call(name=function.get("name"), arguments=arguments)
+
+
+def _listed(calls: object) -> list[Json]:
+    if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
+        raise UnusableReply("the answer's tool calls are not a list of objects")
+    return calls
+
+
+def _gemini_candidate(candidate: Json) -> Answer:
+    parts = gemini_parts(candidate)
+    calls = [_gemini_call(part) for part in parts if part.get("functionCall") is not None]
+    spoken = [part for part in parts if _is_text(part)]
+    return Answer(
+        text="".join(part["text"] for part in spoken if part.get("thought") is not True),
+        thoughts=_gemini_thoughts(spoken),
+        calls=calls,
+        finish=_gemini_finish(candidate.get("finishReason"), called=bool(calls)),
+    )
+
+
+def _is_text(part: Json) -> bool:
+    text = part.get("text")
+    if not isinstance(text, str | None):
+        raise UnusableReply("a text of the answer is none")
+    return bool(text)
+
+
+def _gemini_thoughts(parts: Iterable[Json]) -> list[ThinkingPart]:
+    return [
+        ThinkingPart(text=part["text"], signature=_signature(part))
+        for part in parts
+        if part.get("thought") is True
+    ]
+
+
+def _gemini_call(part: Json) -> Call:
+    call = part["functionCall"]
+    if not isinstance(call, dict):
+        raise UnusableReply("a function call of the answer is not an object")
+    said = call.get("args") or {}
+    arguments = said if isinstance(said, dict) else None  # a text is not read here: Gemini sends objects
+    return Call(name=call.get("name"), arguments=arguments, signature=_signature(part))
+
+
+def _signature(part: Json) -> str | None:
+    signature = part.get("thoughtSignature")
+    if not isinstance(signature, str | None):
+        raise UnusableReply("a signature of the answer is not a text")
+    return signature
+
+
+def _gemini_finish(reason: object, *, called: bool) -> str:
+    if reason in FLAGGED or (reason in WITHHELD and not called):
+        return FILTERED
+    return LENGTH if reason == "MAX_TOKENS" else STOP

@@ -1,0 +1,174 @@
+"""Has LiteLLM's transformation classes write the request of one call, without LiteLLM's wrapper around them."""
+
+import json
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+import orjson
+
+Json = dict[str, Any]
+T = TypeVar("T")
+
+_NO_PARAMETERS = frozenset(("model", "api_base", "api_key", "headers", "messages"))
+_HELLO = [{"role": "user", "parts": [{"text": "Hello"}]}]
+_BE_BRIEF = {"parts": [{"text": "Be brief."}]}
+_MAX_REMEMBERED = 256
+_MAX_REMEMBERED_BYTES = 65_536  # of one: longer ones are rendered anew each time
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """One request, ready to be sent."""
+
+    url: str
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Renderer(Protocol):
+    """Writes the requests of one provider."""
+
+    def __call__(self, options: Mapping[str, Any]) -> Rendered:
+        """Return the request of a call with these `call_options`."""
+        ...
+
+
+class OllamaRenderer:
+    """Writes requests to `/api/chat`."""
+
+    def __init__(self, library: Any) -> None:
+        self._read = library.utils.get_optional_params
+        self._parameters = _Remembered(self._parameters_of)
+        self._config = config = library.OllamaChatConfig()
+        defaults = config.get_config()
+        config.get_config = lambda: defaults  # else it looks through its class for them with each call
+
+    def __call__(self, options: Mapping[str, Any]) -> Rendered:
+        """Return the request of a call with these `call_options`."""
+        model = _bare(options["model"])
+        headers = as_sent(options.get("headers", {}))
+        if "api_key" in options:
+            headers.setdefault("authorization", f"Bearer {options['api_key']}")
+        body = self._config.transform_request(
+            model=model,
+            messages=options["messages"],
+            optional_params=dict(self._parameters.of(model, options)),  # it takes some out
+            litellm_params={},
+            headers=headers,
+        )
+        base = options["api_base"]
+        url = base if base.endswith("/api/chat") else f"{base}/api/chat"
+        return Rendered(url, headers, _dumped(body))
+
+    def _parameters_of(self, model: str, given: Json) -> Json:
+        parameters: Json = self._read(model=model, custom_llm_provider="ollama_chat", **given)
+        return parameters
+
+
+class GeminiRenderer:
+    """Writes requests to `:generateContent`."""
+
+    def __init__(self, library: Any) -> None:
+        from litellm.llms.vertex_ai.gemini.transformation import (  # noqa: PLC0415  # lazy: LiteLLM is loaded by now
+            _transform_request_body,
+            _transform_system_message,
+        )
+
+        self._read = library.utils.get_optional_params
+        self._whole_body = _transform_request_body
+        self._without_system = _transform_system_message
+        self._contents = library.GoogleAIStudioGeminiConfig()._transform_messages  # noqa: SLF001  # no other way
+        self._frames = _Remembered(self._frame_of)
+
+    def __call__(self, options: Mapping[str, Any]) -> Rendered:
+        """Return the request of a call with these `call_options`."""
+        model, messages = _bare(options["model"]), options["messages"]
+        frame, framed = self._frames.of(model, options)
+        body = self._framed(model, messages, frame) if framed else self._whole(model, messages, dict(frame))
+        return Rendered(
+            f"{options['api_base']}/models/{model}:generateContent",
+            as_sent({"x-goog-api-key": options["api_key"]}),
+            _dumped(body),
+        )
+
+    def _frame_of(self, model: str, given: Json) -> tuple[Json, bool]:
+        """Return what goes around the messages and True; parameters and False if they reach into the messages."""
+        parameters = self._read(model=model, custom_llm_provider="gemini", **given)
+        example = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}]
+        body = self._whole(model, example, dict(parameters))
+        contents, system = body.pop("contents"), body.pop("system_instruction", None)
+        if contents == _HELLO and system == _BE_BRIEF:
+            return body, True
+        return parameters, False
+
+    def _framed(self, model: str, messages: list[Json], frame: Json) -> Json:
+        system, rest = self._without_system(supports_system_message=True, messages=messages)
+        contents = self._contents(messages=rest, model=model, litellm_params={})
+        return {
+            "contents": contents,
+            **({} if system is None else {"system_instruction": system}),
+            **frame,
+        }
+
+    def _whole(self, model: str, messages: list[Json], parameters: Json) -> Json:
+        """Return the body as LiteLLM makes it; half of the time goes into looking up the model once more."""
+        body: Json = self._whole_body(
+            messages=messages,
+            model=model,
+            optional_params=parameters,
+            custom_llm_provider="gemini",
+            litellm_params={},
+            cached_content=None,
+        )
+        return body
+
+
+class _Remembered(Generic[T]):
+    """What LiteLLM makes of everything but the messages, remembered by value: it takes longer than all the rest."""
+
+    def __init__(self, read: Callable[[str, Json], T]) -> None:
+        self._read = read
+        self._remembered: OrderedDict[bytes, T] = OrderedDict()
+
+    def of(self, model: str, options: Mapping[str, Any]) -> T:
+        """Return it; nobody may change it."""
+        given = {name: value for name, value in options.items() if name not in _NO_PARAMETERS}
+        key = _key(model, given)
+        if not key:
+            return self._read(model, given)
+        found = self._remembered.get(key)
+        if found is None:
+            # Read from a copy: what is remembered shares nothing with the request of a caller.
+            found = self._remembered[key] = self._read(model, orjson.loads(key)[1])
+            if len(self._remembered) > _MAX_REMEMBERED:
+                self._remembered.popitem(last=False)
+        else:
+            self._remembered.move_to_end(key)
+        return found
+
+
+def as_sent(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return headers by lower-case names, of which the last one counts, and the content's type."""
+    return {name.lower(): value for name, value in headers.items()} | {"content-type": "application/json"}
+
+
+def _bare(name: str) -> str:
+    return name.partition("/")[2]
+
+
+def _key(model: str, given: Json) -> bytes:
+    """Return what two equal sets of parameters share, in their order; empty if they are not to be remembered."""
+    try:
+        key = orjson.dumps([model, given])
+    except TypeError:  # an integer of more than 64 bits
+        return b""
+    return key if len(key) <= _MAX_REMEMBERED_BYTES else b""
+
+
+def _dumped(body: object) -> bytes:
+    try:
+        return orjson.dumps(body)
+    except TypeError:  # as above
+        return json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
