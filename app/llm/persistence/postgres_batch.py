@@ -1,0 +1,233 @@
+"""One attempt at a batch: generators go on in lockstep, and nobody is told of success before it is committed.
+
+In each round, steps of the same statement share a round trip. Operations of one transaction see each other's work,
+even what is half done. So only those that met nobody write in company: whose first step changed a row. The others may
+read what there is; one that has to write (to take a key over, say) is left for a transaction of its own.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from app.llm.persistence.executor import Result, Step, Steps
+from app.llm.persistence.postgres_wire import FAULTS, Query, Wire
+
+FEW = 2
+"""Steps with followers that are cheaper one by one, a round trip each, than in a transaction of five round trips."""
+
+
+class Operation:
+    """A transaction that somebody waits for."""
+
+    __slots__ = ("_on_end", "due_s", "ended", "future", "in_doubt", "repeatable", "steps")
+
+    def __init__(
+        self,
+        steps: Callable[[], Steps[Any]],
+        future: asyncio.Future[Any],
+        due_s: float,
+        *,
+        repeatable: bool,
+        on_end: Callable[["Operation"], object],
+    ) -> None:
+        self.steps = steps
+        self.future = future
+        self.due_s = due_s
+        self.repeatable = repeatable
+        """Whether it may be done twice without anybody noticing."""
+        self.in_doubt = False
+        """Whether a commit of it was sent off, and its acknowledgement has not come."""
+        self.ended = False
+        self._on_end = on_end
+
+    def succeed(self, outcome: Any) -> None:
+        """Tell the caller, if there still is one."""
+        self._end()
+        if not self.future.done():
+            self.future.set_result(outcome)
+
+    def fail(self, error: Exception) -> None:
+        """Tell the caller, if there still is one."""
+        self._end()
+        if not self.future.done():
+            self.future.set_exception(error)
+
+    def taken_back(self) -> bool:
+        """Whether the caller went away before it began."""
+        if self.future.cancelled():
+            self._end()
+        return self.ended
+
+    def _end(self) -> None:
+        self.ended = True
+        self._on_end(self)
+
+
+class SpoiledError(Exception):
+    """One of the batch's generators raised, which undoes the others' work as well."""
+
+
+async def attempt(wire: Wire, operations: Sequence[Operation]) -> None:
+    """Run operations on a connection; those that came to their end are told so.
+
+    Nothing of the others is committed, but for what is in doubt. One operation alone always ends.
+
+    Raises:
+        SpoiledError: A generator raised.
+        Exception: One of `FAULTS`.
+    """
+    try:
+        async with asyncio.timeout_at(min(operation.due_s for operation in operations)):
+            courses = [_Course(operation) for operation in operations]
+            await _in_one_transaction(wire, await _one_by_one(wire, courses))
+    except (SpoiledError, *FAULTS) as error:
+        if _ends_connection(error):
+            wire.drop()
+        await wire.rollback()
+        if not wire.lost:
+            _doubt(operations, in_doubt=False)
+        raise
+    except BaseException:
+        wire.drop()
+        raise
+
+
+async def _one_by_one(wire: Wire, courses: Sequence["_Course"]) -> list["_Course"]:
+    """Commit what one round trip can commit without a transaction around it; return the others.
+
+    The driver's pipeline is a transaction by itself: all executions of a statement are committed, or none.
+    """
+    others = [course for course in courses if not course.may_end_now]
+    for group in _by_text(course for course in courses if course.may_end_now):
+        if not group[0].query.step.then:
+            await _at_once(wire, group)
+        elif len(group) <= FEW:
+            for course in group:
+                await _at_once(wire, [course])
+        else:  # together, for texts that several of them store have to be locked in one order
+            others += group
+            continue
+        others += [course for course in group if not course.ended]
+    for course in others:
+        course.settle_if_ended()
+    return [course for course in others if not course.ended]
+
+
+async def _at_once(wire: Wire, group: Sequence["_Course"]) -> None:
+    operations = [course.operation for course in group]
+    _doubt(operations, in_doubt=True)
+    results = await wire.run([course.query for course in group], followed=True)
+    _doubt(operations, in_doubt=False)
+    for course, result in zip(group, results, strict=True):
+        course.tell(result, followed=True)
+        if result.rowcount and not course.ended:
+            raise RuntimeError("a step that was called final changed a row, and another step came after it")
+        course.settle_if_ended()
+
+
+async def _in_one_transaction(wire: Wire, courses: Sequence["_Course"]) -> None:
+    if not courses:
+        return
+    await wire.begin()
+    while going := [course for course in courses if course.goes_on(in_company=len(courses) > 1)]:
+        for group in _by_text(going):
+            results = await wire.run([course.query for course in group])
+            for course, result in zip(group, results, strict=True):
+                course.tell(result)
+    if not any(course.error for course in courses):
+        operations = [course.operation for course in courses if course.ended]
+        _doubt(operations, in_doubt=True)
+        await wire.commit()
+        _doubt(operations, in_doubt=False)
+    elif len(courses) > 1:
+        raise SpoiledError
+    else:
+        await wire.rollback()
+    for course in courses:
+        course.settle_if_ended()
+
+
+class _Course:
+    """How far an operation's generator has come."""
+
+    __slots__ = (
+        "_followers",
+        "_met_nobody",
+        "_result",
+        "_steps",
+        "ended",
+        "error",
+        "operation",
+        "outcome",
+        "query",
+    )
+
+    def __init__(self, operation: Operation) -> None:
+        self.operation = operation
+        self.ended = False
+        self.error: Exception | None = None
+        self.outcome: Any = None
+        self.query: Query
+        """What it waits for, until it has ended."""
+        self._steps = operation.steps()
+        self._met_nobody: bool | None = None  # before the first result
+        self._result: Result | None = None
+        self._followers: list[Step] = []
+        self._go_on()
+
+    @property
+    def may_end_now(self) -> bool:
+        """Whether its first step may be committed on its own."""
+        return not self.ended and self.query.step.final
+
+    def goes_on(self, *, in_company: bool) -> bool:
+        """Whether its next step is due in this transaction."""
+        if in_company and self._met_nobody is False and not self.ended and self.query.writes:
+            return False
+        return not self.ended
+
+    def tell(self, result: Result, *, followed: bool = False) -> None:
+        """Go on with what the step gave; its followers come first, unless it was `followed` already."""
+        if self._met_nobody is None:
+            self._met_nobody = self.query.writes and result.rowcount > 0
+        if self._result is None:
+            self._result = result
+            self._followers = list(self.query.step.then) if result.rowcount and not followed else []
+        if self._followers:
+            self.query = Query(self._followers.pop(0))
+            return
+        self._go_on()
+
+    def settle_if_ended(self) -> None:
+        """Tell the caller the outcome, if there is one."""
+        if self.error is not None:
+            self.operation.fail(self.error)
+        elif self.ended:
+            self.operation.succeed(self.outcome)
+
+    def _go_on(self) -> None:
+        result, self._result = self._result, None
+        try:
+            step = next(self._steps) if result is None else self._steps.send(result)
+            self.query = Query(step)
+        except StopIteration as end:
+            self.outcome, self.ended = end.value, True
+        except Exception as error:  # noqa: BLE001  # it is the caller's, who is told
+            self.error, self.ended = error, True
+
+
+def _by_text(courses: Iterable[_Course]) -> list[list[_Course]]:
+    groups: dict[str, list[_Course]] = {}
+    for course in courses:
+        groups.setdefault(course.query.text, []).append(course)
+    return list(groups.values())
+
+
+def _doubt(operations: Iterable[Operation], *, in_doubt: bool) -> None:
+    for operation in operations:
+        operation.in_doubt = in_doubt and not operation.repeatable
+
+
+def _ends_connection(error: BaseException) -> bool:
+    state = str(getattr(error, "sqlstate", ""))
+    return state.startswith(("08", "57")) and state != "57014"
