@@ -23,10 +23,11 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from app.bootstrap import connect
 from app.db.base import db_now
 from app.llm.errors import LLMFenced
 from app.llm.persistence import ledger, retention, settlement
-from app.llm.persistence.executor import EngineExecutor, Executor, Result, Step, Steps
+from app.llm.persistence.executor import Executor, Result, Step, Steps
 from app.llm.persistence.ledger import ClaimRules
 from app.llm.persistence.statements import attempts, payloads, runs
 from app.llm.ports import Finished, NewRun, Replay, StoredAnswer, Won
@@ -408,4 +409,4 @@ def test_three_hundred_walks_on_sqlite_go_as_the_model_says(sqlite_url: str, mon
 
 @pytest.mark.pg
 def test_walks_on_postgres_go_as_the_model_says(pg_url: str, monkeypatch: pytest.MonkeyPatch):
-    walk(lambda: EngineExecutor(pg_url, timeout_s=5), examples=times(15), monkeypatch=monkeypatch)
+    walk(lambda: connect(pg_url, timeout_s=5), examples=times(15), monkeypatch=monkeypatch)

@@ -18,6 +18,9 @@ RAW = 0
 AES_GCM = 2
 """Codec number of nonce and ciphertext (`cipher.Cipher`); 1 is kept for zstd."""
 
+_TIMES_IN_MEMORY, _MORE_IN_MEMORY = 2, 3000
+"""About how many bytes an answer takes as objects, for each byte of its JSON, and beside that."""
+
 _PARTS: TypeAdapter[tuple[TextPart | ToolCallPart | ThinkingPart, ...]] = TypeAdapter(
     tuple[Annotated[TextPart | ToolCallPart | ThinkingPart, Field(discriminator="type")], ...]
 )
@@ -150,17 +153,23 @@ def opened(payload: Mapping[str, Any], codec: Codec, *, run_id: str) -> bytes:
     raise LLMLedgerUnavailable(f"the stored answer of run {run_id} cannot be read: {reason}", run_id=run_id)
 
 
-def stored_answer(row: Mapping[str, Any], served_from: ServedFrom, codec: Codec) -> StoredAnswer:
+def stored_answer(
+    row: Mapping[str, Any], served_from: ServedFrom, codec: Codec, *, left_s: float | None = None
+) -> StoredAnswer:
     """Return a row that was read with its payload; `response` is None when the bytes were not kept.
+
+    `left_s` is for how many seconds it may be served.
 
     Raises:
         LLMLedgerUnavailable: They were kept, and cannot be read.
     """
     run_id = str(row["id"])
-    response = None
+    response, size = None, 0
     if row["bytes"] is not None:
+        data = opened(row, codec, run_id=run_id)
+        size = _TIMES_IN_MEMORY * len(data) + _MORE_IN_MEMORY
         response = decode_response(
-            opened(row, codec, run_id=run_id),
+            data,
             run_id=run_id,
             route=json.loads(row["route"]),
             served_from=served_from,
@@ -170,4 +179,6 @@ def stored_answer(row: Mapping[str, Any], served_from: ServedFrom, codec: Codec)
         candidate_sha256=row["candidate_sha256"],
         request_sha256=row["request_sha256"],
         response=response,
+        left_s=left_s,
+        size_bytes=size,
     )

@@ -5,7 +5,7 @@ runs in a transaction of its own or inside a caller's session, and may be starte
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Generator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -45,6 +45,12 @@ class Step:
 
     statement: sa.Executable
     params: Params
+    brief: bool = False
+    """It finds what it looks for by an index, and that is little."""
+    then: "Sequence[Step]" = ()
+    """Executed at once if this step changed a row, and only then; their results are not told. INSERTs only."""
+    final: bool = False
+    """A promise: if this step changes a row, the steps return and do not raise, so it may be committed on its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +70,18 @@ Steps = Generator[Step, Result, T]
 
 
 class Executor(Protocol):
-    """Runs steps. Both methods raise `LLMLedgerError` only."""
+    """Runs steps. Both methods raise `LLMLedgerError`, or what the steps raise."""
 
-    async def transaction(self, steps: Callable[[], Steps[T]]) -> T:
-        """Run all steps in one transaction and commit it; `steps` may be called again from the start."""
+    def transaction(self, steps: Callable[[], Steps[T]]) -> Awaitable[T]:
+        """Run all steps in one transaction and commit it; `steps` may be called again from the start.
+
+        What is returned may be a future, whose work ends whatever becomes of the caller, or a coroutine, which needs
+        a task of its own for that: `asyncio.ensure_future` makes both the same. The steps may run in another thread.
+        """
         ...
 
-    async def read(self, step: Step) -> Result:
-        """Run one SELECT outside of any transaction of ours."""
+    def read(self, step: Step) -> Awaitable[Result]:
+        """Run one SELECT outside of any transaction of ours; likewise a future or a coroutine."""
         ...
 
     async def close(self) -> None:
@@ -178,7 +188,22 @@ class _RepeatTransactionError(Exception):
         self.fault = fault
 
 
+def unrolled(steps: Steps[T]) -> Steps[T]:
+    """Return the same steps with those of `then` as steps of their own, for executors that send one at a time."""
+    try:
+        step = next(steps)
+        while True:
+            result = yield step
+            for follower in step.then if result.rowcount > 0 else ():  # noqa: UP028  # a tuple takes no results
+                yield follower
+            step = steps.send(result)
+    except StopIteration as end:
+        outcome: T = end.value
+        return outcome
+
+
 async def _drive(connection: AsyncConnection, steps: Steps[T]) -> T:
+    steps = unrolled(steps)
     try:
         step = next(steps)
         while True:

@@ -3,9 +3,9 @@
 import asyncio
 
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.pool import NullPool
 
-from app.db.engine import sqlite_file
+from app.db.engine import build_engine, sqlite_file
 from app.db.migrate import schema_state, upgrade
 from app.llm.errors import LLMLedgerError, LLMLedgerSchema
 from app.llm.persistence.executor import ledger_error
@@ -22,14 +22,15 @@ def is_file(url: str) -> bool:
     return sqlite_file(url) is not None
 
 
-async def check_schema(engine: AsyncEngine, *, migrate: bool, timeout_s: float) -> bool:
-    """Make sure that the tables fit; return whether they had to be migrated.
+async def check_schema(url: str, *, migrate: bool, timeout_s: float) -> bool:
+    """Make sure, on a connection of its own, that the tables fit; return whether they had to be migrated.
 
     Raises:
         LLMLedgerSchema: They do not, and migrating is off or would be a step back.
         LLMLedgerError: The database cannot be reached or used.
     """
     fault: LLMLedgerError
+    engine = build_engine(url, timeout_s=timeout_s, poolclass=NullPool)
     try:
         async with asyncio.timeout(timeout_s + 5):
             state = await schema_state(engine)
@@ -42,4 +43,6 @@ async def check_schema(engine: AsyncEngine, *, migrate: bool, timeout_s: float) 
         fault, _ = ledger_error(error, timeout_s)
     else:
         fault = LLMLedgerSchema(_FAULTS[state])
+    finally:
+        await engine.dispose()
     raise fault
