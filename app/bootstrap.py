@@ -114,10 +114,10 @@ async def open_executor(settings: LLMSettings) -> "Executor":
     """
     from app.llm.persistence.schema import check_schema, is_file  # noqa: PLC0415
 
-    url, timeout_s = checked_url(settings), settings.ledger_timeout_s
-    auto = settings.auto_migrate if settings.auto_migrate is not None else is_file(url)
-    executor = connect(url, timeout_s=timeout_s)
-    await check_schema(url, migrate=auto, timeout_s=timeout_s)
+    timeout_s = settings.ledger_timeout_s
+    auto = settings.auto_migrate if settings.auto_migrate is not None else is_file(checked_url(settings))
+    executor = connect(checked_url(settings), timeout_s=timeout_s)
+    await check_schema(checked_url(settings), migrate=auto, timeout_s=timeout_s)
     return executor
 
 

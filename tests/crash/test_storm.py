@@ -124,7 +124,7 @@ async def test_a_storm_of_cancellations_leaves_nothing_behind(db_url: str, outsi
         gates = client.limits._gates_of(loop)
         free = [gates.total._value, *(gate._value for gate in gates.of.values())]
         assert (free, gates.waiting.total()) == ([SLOTS] * len(free), 0)
-        assert (rigged.repo._tasks, rigged.repo._live) == (set(), {})
+        assert (rigged.repo._begun, rigged.repo._live) == (set(), {})
     gc.collect()
     assert unheard == []
     expected = LLMResponse | LLMError | asyncio.CancelledError
@@ -165,7 +165,9 @@ async def test_after_random_faults_every_send_is_accounted_for_and_no_key_has_tw
             )
         await asyncio.gather(one.llm.drain(), two.llm.drain())
         await _check_books(
-            outside, client, {each.run_id for host in (one, two) for each in host.repo._spool.pending}
+            outside,
+            client,
+            {each.run_id for host in (one, two) for each in host.repo._spooling._spool.pending},
         )
         for host in (one, two):
             host.ledger.before = host.ledger.between = host.ledger.after = lambda _: None

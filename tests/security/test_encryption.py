@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +32,10 @@ def answering() -> ScriptedClient:
 
 def orphan(one: Rig) -> None:
     """Let the process of a rig be dead: the lock of its spool file is gone."""
-    assert one.repo._spool._own is not None
-    os.close(one.repo._spool._own)
-    one.repo._spool._own = None
-    one.repo._spool._pending.clear()
+    assert one.repo._spooling._spool._own is not None
+    os.close(one.repo._spooling._spool._own)
+    one.repo._spooling._spool._own = None
+    one.repo._spooling._spool._pending.clear()
 
 
 async def test_an_encrypted_answer_is_replayed_and_found_in_the_cache(db_url: str, outside: Outside):
@@ -155,7 +154,7 @@ async def test_a_spooled_answer_reaches_the_database_without_the_key_but_is_not_
         await one.llm.chat(KEYED)
         orphan(one)
     async with rig(db_url, spool_dir=tmp_path) as two:
-        assert not len(two.repo._spool), "it was drained"
+        assert not len(two.repo._spooling), "it was drained"
         with pytest.raises(LLMLedgerUnavailable, match="LLM_PAYLOAD_KEY"):
             await two.llm.chat(KEYED)
         assert two.client.sends == 0
@@ -168,7 +167,7 @@ async def test_a_pending_answer_is_not_read_without_the_key_either(db_url: str, 
     async with rig(db_url, answering(), payload_key=KEY, spool_dir=tmp_path) as one:
         one.ledger.away_for.add("finish")
         await one.llm.chat(KEYED)
-        one.repo.rules = replace(one.repo.rules, codec=PLAIN)
+        one.repo._spooling._codec = PLAIN
         with pytest.raises(LLMLedgerUnavailable, match="LLM_PAYLOAD_KEY"):
             await one.llm.chat(KEYED)
 

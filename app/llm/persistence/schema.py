@@ -1,8 +1,10 @@
 """Whether the database's tables fit this version: migrated where that is allowed, refused in one line elsewhere."""
 
 import asyncio
+from collections.abc import Awaitable
 
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import NullPool
 
 from app.db.engine import build_engine, sqlite_file
@@ -22,15 +24,22 @@ def is_file(url: str) -> bool:
     return sqlite_file(url) is not None
 
 
-async def check_schema(url: str, *, migrate: bool, timeout_s: float) -> bool:
+def check_schema(url: str, *, migrate: bool, timeout_s: float) -> Awaitable[bool]:
     """Make sure, on a connection of its own, that the tables fit; return whether they had to be migrated.
+
+    Not a coroutine itself: a frame that waits for the database must not know its password.
 
     Raises:
         LLMLedgerSchema: They do not, and migrating is off or would be a step back.
         LLMLedgerError: The database cannot be reached or used.
     """
+    return _check(
+        build_engine(url, timeout_s=timeout_s, poolclass=NullPool), migrate=migrate, timeout_s=timeout_s
+    )
+
+
+async def _check(engine: AsyncEngine, *, migrate: bool, timeout_s: float) -> bool:
     fault: LLMLedgerError
-    engine = build_engine(url, timeout_s=timeout_s, poolclass=NullPool)
     try:
         async with asyncio.timeout(timeout_s + 5):
             state = await schema_state(engine)
