@@ -6,7 +6,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from app.llm.persistence.executor import Executor, Result, Step, Steps
+from app.llm.persistence.executor import Executor, Result, Step, Steps, unrolled
 from app.llm.persistence.models import LLMPayload, LLMRun
 from app.llm.ports import NewRun, Won
 from tests.support.ledger import Outside, new_run, request, success
@@ -34,6 +34,7 @@ class Paused:
         return await self._inner.transaction(lambda: self._watched(steps(), home))
 
     def _watched(self, steps: Steps[Any], home: HomeLoop) -> Steps[Any]:
+        steps = unrolled(steps)
         step = next(steps)
         try:
             while True:

@@ -16,7 +16,7 @@ from app.llm.candidates import Candidate
 from app.llm.errors import LLMLedgerUnavailable, LLMRateLimited, LLMTimeout, LLMUnavailable
 from app.llm.messages import TextPart
 from app.llm.persistence.autonomous import AutonomousRunRepo
-from app.llm.persistence.executor import Executor, Result, Step, Steps
+from app.llm.persistence.executor import Executor, Result, Step, Steps, unrolled
 from app.llm.persistence.ledger import ClaimRules
 from app.llm.persistence.repo import SqlAlchemyLLMRunRepo
 from app.llm.persistence.spool import Spool, default_directory
@@ -73,6 +73,7 @@ class Faulty:
         return outcome
 
     def _watched(self, name: str, steps: Steps[Any], home: HomeLoop) -> Steps[Any]:
+        steps = unrolled(steps)
         step = next(steps)
         try:
             while True:

@@ -189,11 +189,11 @@ class _RepeatTransactionError(Exception):
 
 
 def unrolled(steps: Steps[T]) -> Steps[T]:
-    """Return the same steps with those of `then` as steps of their own, for executors that send one at a time."""
+    """Return the same steps with those of `then` as steps of their own, and no promises: one statement at a time."""
     try:
         step = next(steps)
         while True:
-            result = yield step
+            result = yield Step(step.statement, step.params)
             for follower in step.then if result.rowcount > 0 else ():  # noqa: UP028  # a tuple takes no results
                 yield follower
             step = steps.send(result)
@@ -228,6 +228,8 @@ def ledger_error(error: BaseException, timeout_s: float) -> tuple[LLMLedgerError
     origin = getattr(error, "orig", None) or error
     state = str(getattr(origin, "sqlstate", None) or getattr(origin, "pgcode", None) or "")
     text = str(origin).splitlines()[0][:200] if str(origin) else type(origin).__name__
+    if state.startswith("22") or type(origin).__name__ == "DataError":
+        text = "a value does not fit its column"  # the driver's text quotes it
     if state in _REPEATABLE:
         return LLMLedgerBusy(
             "the database keeps refusing the transaction (deadlock or serialization failure)",

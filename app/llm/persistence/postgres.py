@@ -123,18 +123,19 @@ class PostgresExecutor:
 
     async def _run_alone(self, wire: Wire, operation: Operation) -> None:
         """Run one operation, again where that is safe, until it has ended or waits elsewhere."""
-        for left in reversed(range(REPEATS)):
+        tries = 0
+        while not operation.ended:
             error = await self._attempt(wire, [operation])
-            if error is None:
-                return
+            if error is None:  # it has ended, or goes on in a transaction of its own
+                continue
+            tries += 1
             if getattr(error, "sqlstate", None) == _LOCKED and wire.lock_timeout_s < self._timeout_s:
                 self._wait_elsewhere(operation)
                 return
             fault, repeat = ledger_error(error, self._timeout_s)
             broke = wire.lost and not isinstance(error, TimeoutError)
-            if operation.in_doubt or not left or not (repeat or broke):
+            if operation.in_doubt or tries == REPEATS or not (repeat or broke):
                 operation.fail(fault)
-                return
 
     async def _attempt(self, wire: Wire, operations: list[Operation]) -> Exception | None:
         """Return what undid those of the operations that have not ended."""

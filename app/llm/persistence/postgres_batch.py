@@ -1,8 +1,8 @@
 """One attempt at a batch: generators go on in lockstep, and nobody is told of success before it is committed.
 
 In each round, steps of the same statement share a round trip. Operations of one transaction see each other's work,
-even what is half done. So only those that met nobody write in company: whose first step changed a row. The others may
-read what there is; one that has to write (to take a key over, say) is left for a transaction of its own.
+even what is half done. So only those go on in company that met nobody: whose first step changed a row. The others
+look afterwards at what is committed, and one that then has to write (to take a key over, say) starts again alone.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ FEW = 2
 class Operation:
     """A transaction that somebody waits for."""
 
-    __slots__ = ("_on_end", "due_s", "ended", "future", "in_doubt", "repeatable", "steps")
+    __slots__ = ("_on_end", "due_s", "ended", "future", "in_doubt", "repeatable", "steps", "whole")
 
     def __init__(
         self,
@@ -37,6 +37,8 @@ class Operation:
         """Whether it may be done twice without anybody noticing."""
         self.in_doubt = False
         """Whether a commit of it was sent off, and its acknowledgement has not come."""
+        self.whole = False
+        """Whether all of its steps have to be in one transaction, and nobody else's."""
         self.ended = False
         self._on_end = on_end
 
@@ -70,7 +72,8 @@ class SpoiledError(Exception):
 async def attempt(wire: Wire, operations: Sequence[Operation]) -> None:
     """Run operations on a connection; those that came to their end are told so.
 
-    Nothing of the others is committed, but for what is in doubt. One operation alone always ends.
+    Nothing of the others is committed, but for what is in doubt. One that needs a transaction of its own is noted
+    as `whole`, and then always ends.
 
     Raises:
         SpoiledError: A generator raised.
@@ -78,8 +81,7 @@ async def attempt(wire: Wire, operations: Sequence[Operation]) -> None:
     """
     try:
         async with asyncio.timeout_at(min(operation.due_s for operation in operations)):
-            courses = [_Course(operation) for operation in operations]
-            await _in_one_transaction(wire, await _one_by_one(wire, courses))
+            await _run(wire, [_Course(operation) for operation in operations])
     except (SpoiledError, *FAULTS) as error:
         if _ends_connection(error):
             wire.drop()
@@ -92,28 +94,37 @@ async def attempt(wire: Wire, operations: Sequence[Operation]) -> None:
         raise
 
 
-async def _one_by_one(wire: Wire, courses: Sequence["_Course"]) -> list["_Course"]:
-    """Commit what one round trip can commit without a transaction around it; return the others.
+async def _run(wire: Wire, courses: Sequence["_Course"]) -> None:
+    for course in courses:
+        course.settle_if_ended()
+    others = await _run_final_steps(wire, [course for course in courses if not course.ended])
+    if len(courses) > 1:
+        others = [course for course in others if course.query.writes]
+    if others:
+        await _run_transaction(wire, others)
+    left = [course for course in courses if not course.ended]
+    if left:
+        await _look_around(wire, left)
+
+
+async def _run_final_steps(wire: Wire, courses: Sequence["_Course"]) -> list["_Course"]:
+    """Commit what one round trip can commit without a transaction around it; return what has not begun.
 
     The driver's pipeline is a transaction by itself: all executions of a statement are committed, or none.
     """
     others = [course for course in courses if not course.may_end_now]
     for group in _by_text(course for course in courses if course.may_end_now):
         if not group[0].query.step.then:
-            await _at_once(wire, group)
+            await _commit_at_once(wire, group)
         elif len(group) <= FEW:
             for course in group:
-                await _at_once(wire, [course])
+                await _commit_at_once(wire, [course])
         else:  # together, for texts that several of them store have to be locked in one order
             others += group
-            continue
-        others += [course for course in group if not course.ended]
-    for course in others:
-        course.settle_if_ended()
-    return [course for course in others if not course.ended]
+    return others
 
 
-async def _at_once(wire: Wire, group: Sequence["_Course"]) -> None:
+async def _commit_at_once(wire: Wire, group: Sequence["_Course"]) -> None:
     operations = [course.operation for course in group]
     _doubt(operations, in_doubt=True)
     results = await wire.run([course.query for course in group], followed=True)
@@ -125,38 +136,52 @@ async def _at_once(wire: Wire, group: Sequence["_Course"]) -> None:
         course.settle_if_ended()
 
 
-async def _in_one_transaction(wire: Wire, courses: Sequence["_Course"]) -> None:
-    if not courses:
-        return
+async def _run_transaction(wire: Wire, courses: Sequence["_Course"]) -> None:
+    """Run transactions as one. Those that meet somebody stop, unless there is nobody else whose work they could see."""
+    alone = len(courses) == 1
     await wire.begin()
-    while going := [course for course in courses if course.goes_on(in_company=len(courses) > 1)]:
-        for group in _by_text(going):
-            results = await wire.run([course.query for course in group])
-            for course, result in zip(group, results, strict=True):
-                course.tell(result)
+    while going := [course for course in courses if not course.ended and (alone or course.met_nobody)]:
+        await _run_round(wire, going)
     if not any(course.error for course in courses):
         operations = [course.operation for course in courses if course.ended]
         _doubt(operations, in_doubt=True)
         await wire.commit()
         _doubt(operations, in_doubt=False)
-    elif len(courses) > 1:
-        raise SpoiledError
-    else:
+    elif alone:
         await wire.rollback()
+    else:
+        raise SpoiledError
     for course in courses:
         course.settle_if_ended()
+
+
+async def _look_around(wire: Wire, courses: Sequence["_Course"]) -> None:
+    """Let those that met somebody read what is committed; one that then has to write needs a transaction of its own."""
+    while looking := [course for course in courses if not course.ended and not course.query.writes]:
+        await _run_round(wire, looking)
+    for course in courses:
+        course.settle_if_ended()
+        course.operation.whole = not course.ended
+
+
+async def _run_round(wire: Wire, courses: Sequence["_Course"]) -> None:
+    for group in _by_text(courses):
+        results = await wire.run([course.query for course in group])
+        for course, result in zip(group, results, strict=True):
+            course.tell(result)
 
 
 class _Course:
     """How far an operation's generator has come."""
 
     __slots__ = (
+        "_begun",
         "_followers",
-        "_met_nobody",
         "_result",
         "_steps",
         "ended",
         "error",
+        "met_nobody",
         "operation",
         "outcome",
         "query",
@@ -170,7 +195,9 @@ class _Course:
         self.query: Query
         """What it waits for, until it has ended."""
         self._steps = operation.steps()
-        self._met_nobody: bool | None = None  # before the first result
+        self.met_nobody = True
+        """Whether its first step changed a row, as far as is known."""
+        self._begun = False
         self._result: Result | None = None
         self._followers: list[Step] = []
         self._go_on()
@@ -178,18 +205,13 @@ class _Course:
     @property
     def may_end_now(self) -> bool:
         """Whether its first step may be committed on its own."""
-        return not self.ended and self.query.step.final
-
-    def goes_on(self, *, in_company: bool) -> bool:
-        """Whether its next step is due in this transaction."""
-        if in_company and self._met_nobody is False and not self.ended and self.query.writes:
-            return False
-        return not self.ended
+        return self.query.step.final and not self.operation.whole
 
     def tell(self, result: Result, *, followed: bool = False) -> None:
         """Go on with what the step gave; its followers come first, unless it was `followed` already."""
-        if self._met_nobody is None:
-            self._met_nobody = self.query.writes and result.rowcount > 0
+        if not self._begun:
+            self._begun = True
+            self.met_nobody = self.query.writes and result.rowcount > 0
         if self._result is None:
             self._result = result
             self._followers = list(self.query.step.then) if result.rowcount and not followed else []
