@@ -27,7 +27,7 @@ from app.bootstrap import connect
 from app.db.base import db_now
 from app.llm.errors import LLMFenced
 from app.llm.persistence import ledger, retention, settlement
-from app.llm.persistence.executor import Executor, Result, Step, Steps
+from app.llm.persistence.executor import Executor, Result, Step, Steps, unrolled
 from app.llm.persistence.ledger import ClaimRules
 from app.llm.persistence.statements import attempts, payloads, runs
 from app.llm.ports import Finished, NewRun, Replay, StoredAnswer, Won
@@ -76,6 +76,7 @@ class Inline:
         return outcome
 
     def _drive(self, steps: Steps[T]) -> T:
+        steps = unrolled(steps)
         try:
             step = next(steps)
             while True:
@@ -274,7 +275,16 @@ class Walk(RuleBasedStateMachine):
     # -- pieces
 
     def _run(self, steps: Callable[[], Steps[T]]) -> T:
-        return self.loop.run_until_complete(self.executor.transaction(steps))
+        async def run() -> T:
+            return await self.executor.transaction(steps)
+
+        return self.loop.run_until_complete(run())
+
+    def _read(self, step: Step) -> Result:
+        async def read() -> Result:
+            return await self.executor.read(step)
+
+        return self.loop.run_until_complete(read())
 
     def _write(self, step: Step) -> None:
         def steps() -> Steps[None]:
@@ -290,10 +300,10 @@ class Walk(RuleBasedStateMachine):
         return [run for run in self.model.runs.values() if run.status == status]
 
     def _select(self, *columns: Any) -> Any:
-        return self.loop.run_until_complete(self.executor.read(Step(sa.select(*columns), {}))).rows
+        return self._read(Step(sa.select(*columns), {})).rows
 
     def _read_rows(self) -> dict[str, dict[str, Any]]:
-        found = self.loop.run_until_complete(self.executor.read(ALL_RUNS)).rows
+        found = self._read(ALL_RUNS).rows
         return {row["id"]: dict(row) for row in found}
 
     def _seen(self, name: str) -> tuple[Any, ...]:

@@ -6,6 +6,7 @@ spoils another.
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeVar
 
 from app.llm.errors import LLMLedgerUnavailable
@@ -92,6 +93,8 @@ class PostgresExecutor:
         """Serve a queue on one connection, until it ends."""
         wire = self._wire(min(PATIENCE_S, self._timeout_s))
         try:
+            with suppress(*FAULTS):  # the first one who needs it will be told
+                await wire.ready()
             while gathered := await _gathered(queue):
                 operations = [operation for operation in gathered if not operation.taken_back()]
                 if operations:
@@ -140,7 +143,8 @@ class PostgresExecutor:
     async def _attempt(self, wire: Wire, operations: list[Operation]) -> Exception | None:
         """Return what undid those of the operations that have not ended."""
         try:
-            await wire.ready()
+            async with asyncio.timeout_at(min(operation.due_s for operation in operations)):
+                await wire.ready()
         except FAULTS as error:
             for operation in operations:
                 operation.fail(ledger_error(error, self._timeout_s)[0])
