@@ -7,13 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from app.bootstrap import payload_codec
 from app.cli.ledger import shown
 from app.cli.run_view import emit_run, run_document
 from app.llm.errors import LLMLedgerUnavailable, LLMSettingsError
-from app.llm.persistence.codec import AES_GCM, PLAIN, RAW, Unreadable
+from app.llm.persistence.codec import (
+    AES_GCM,
+    AES_GCM_ZSTD,
+    PLAIN,
+    ZSTD,
+    Unreadable,
+)
 from app.llm.ports import Replay
 from app.llm.settings import isolated_settings
 from app.llm.testing.client import ScriptedClient, text_reply
@@ -45,7 +52,7 @@ async def test_an_encrypted_answer_is_replayed_and_found_in_the_cache(db_url: st
     async with service(db_url, client, payload_key=KEY) as llm:
         again = await llm.chat(KEYED)
     assert (again.text, again.served_from, client.sends) == (ANSWER, ServedFrom.REPLAY, 1)
-    assert {row["codec"] for row in await outside.payloads()} == {AES_GCM}
+    assert {row["codec"] for row in await outside.payloads()} == {AES_GCM_ZSTD}
 
 
 async def test_no_text_is_in_rows_or_files(db_url: str, outside: Outside, tmp_path: Path):
@@ -108,7 +115,7 @@ async def test_what_was_stored_before_encryption_stays_readable(db_url: str, out
         await llm.chat(KEYED)
     async with service(db_url, ScriptedClient(), payload_key=KEY) as llm:
         assert (await llm.chat(KEYED)).text == ANSWER
-    assert {row["codec"] for row in await outside.payloads()} == {RAW}
+    assert {row["codec"] for row in await outside.payloads()} == {ZSTD}
 
 
 @pytest.mark.parametrize("text", [*TEXTS.values(), "ab" * 2**20], ids=[*TEXTS, "2 MiB"])
@@ -137,7 +144,7 @@ async def test_a_spool_line_holds_no_text_and_is_replayed_by_who_has_the_key(db_
         assert not (await one.llm.chat(KEYED)).persisted
         assert (await one.llm.chat(KEYED)).text == ANSWER
         written = on_disk(tmp_path)
-        assert b'"codec":2' in written
+        assert b'"codec":3' in written
         assert PROMPT.encode() not in written
         assert ANSWER.encode() not in written
         orphan(one)
@@ -215,6 +222,21 @@ def cipher(keys: str = KEY) -> Any:
 
 def _moved(place: str) -> dict[str, str]:
     return {"workspace_id": "w1", "address": "a" * 64} | {place: "elsewhere"}
+
+
+def test_what_was_encrypted_before_it_was_compressed_stays_readable():
+    where = {"workspace_id": "w1", "address": "a"}
+    sealed = b"n" * 12 + AESGCM(bytes(range(32))).encrypt(b"n" * 12, b"text", b'["w1","a",2]')
+    assert cipher().decode(AES_GCM, sealed, **where) == b"text"
+    with pytest.raises(Unreadable):
+        cipher().decode(AES_GCM_ZSTD, sealed, **where)
+
+
+def test_a_long_text_is_compressed_before_it_is_encrypted():
+    where, text = {"workspace_id": "w1", "address": "a"}, b"signal " * 500
+    codec, data = cipher().encode(text, **where)
+    assert (codec, len(data) < 100) == (AES_GCM_ZSTD, True)
+    assert cipher().decode(codec, data, **where) == text
 
 
 @pytest.mark.parametrize("place", ["workspace_id", "address"])
