@@ -4,9 +4,7 @@ A transaction is a generator that yields a `Step`, is sent the `Result`, and ret
 runs in a transaction of its own or inside a caller's session, and may be started again from the beginning.
 """
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -14,8 +12,6 @@ import sqlalchemy as sa
 from sqlalchemy import exc
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
-from app.db.engine import build_engine, sqlite_file
-from app.db.unit_of_work import holds_write_lock
 from app.llm.errors import LLMLedgerBusy, LLMLedgerError, LLMLedgerSchema, LLMLedgerUnavailable
 
 T = TypeVar("T")
@@ -25,7 +21,6 @@ REPEATS = 3
 """Times that a transaction is started again after a deadlock or a serialization failure."""
 _REPEATABLE = {"40001", "40P01"}
 _BUSY = {"55P03", "57014"}
-_GRACE_S = 2.0
 _CORRUPT = (
     "the file that LLM_DATABASE_URL names is damaged or something else: restore it from a backup, or move it away "
     "and start with an empty ledger"
@@ -89,71 +84,6 @@ class Executor(Protocol):
         ...
 
 
-class EngineExecutor:
-    """The autonomous binding's executor: own engine, own pool, each transaction short and its own.
-
-    SQLite gets one writer connection and one reader; PostgreSQL a pool.
-    """
-
-    def __init__(self, url: str, *, timeout_s: float, pool_size: int = 5) -> None:
-        self._timeout_s = timeout_s
-        self._file = sqlite_file(url)
-        if self._file is None:
-            self.engine = build_engine(url, timeout_s=timeout_s, pool_size=pool_size, max_overflow=0)
-            self._reader = self.engine
-        else:
-            self.engine = build_engine(
-                url, timeout_s=timeout_s, pool_size=1, max_overflow=0, pool_timeout=timeout_s
-            )
-            self._reader = build_engine(
-                url, timeout_s=timeout_s, read_only=True, pool_size=1, max_overflow=0, pool_timeout=timeout_s
-            )
-
-    async def transaction(self, steps: Callable[[], Steps[T]]) -> T:
-        """Run all steps in one short transaction of our own."""
-        if self._file is not None and holds_write_lock(self._file):
-            raise LLMLedgerBusy(
-                "the unit of work around this call holds the lock of the ledger's SQLite file: commit first, "
-                "use llm.joined(session), or give the ledger its own file (LLM_DATABASE_URL)"
-            )
-        for left in reversed(range(REPEATS)):
-            try:
-                async with self._faults(), self.engine.begin() as connection:
-                    return await _drive(connection, steps())
-            except _RepeatTransactionError as again:
-                if not left:
-                    raise again.fault from None
-        raise AssertionError("unreachable")
-
-    async def read(self, step: Step) -> Result:
-        """Run one SELECT on the reader."""
-        try:
-            async with self._faults(), self._reader.connect() as connection:
-                return await _execute(connection, step)
-        except _RepeatTransactionError as again:
-            raise again.fault from None
-
-    async def close(self) -> None:
-        """Dispose of the pools."""
-        await self.engine.dispose()
-        if self._reader is not self.engine:
-            await self._reader.dispose()
-
-    @asynccontextmanager
-    async def _faults(self) -> AsyncIterator[None]:
-        fault: LLMLedgerError
-        try:
-            async with asyncio.timeout(self._timeout_s + _GRACE_S):
-                yield
-        except (exc.SQLAlchemyError, OSError, TimeoutError) as error:
-            fault, repeat = ledger_error(error, self._timeout_s)
-        else:
-            return
-        if repeat:
-            raise _RepeatTransactionError(fault) from None
-        raise fault from None  # the driver's error quotes the statement's values
-
-
 class SessionExecutor:
     """The joined binding's executor: every transaction is a savepoint of the caller's session."""
 
@@ -180,12 +110,6 @@ class SessionExecutor:
 
     async def close(self) -> None:
         """Leave the session to its owner."""
-
-
-class _RepeatTransactionError(Exception):
-    def __init__(self, fault: LLMLedgerError) -> None:
-        super().__init__(str(fault))
-        self.fault = fault
 
 
 def unrolled(steps: Steps[T]) -> Steps[T]:
