@@ -239,9 +239,10 @@ class _Course:
 
 
 def _by_text(courses: Iterable[_Course]) -> list[list[_Course]]:
-    groups: dict[str, list[_Course]] = {}
+    """Return those whose queries can share a round trip together."""
+    groups: dict[tuple[object, str], list[_Course]] = {}
     for course in courses:
-        groups.setdefault(course.query.text, []).append(course)
+        groups.setdefault((course.query.statement, course.query.text), []).append(course)
     return list(groups.values())
 
 

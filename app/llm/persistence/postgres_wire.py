@@ -123,7 +123,7 @@ class Wire:
         if followed and first.step.then:
             return [await self._run_joined(query) for query in queries]
         if not first.rows:
-            return [Result([], 0)]
+            return [Result([], 0) for _ in queries]
         if not first.can_be_numbered:
             return [await self._run_text(query) for query in queries]
         if len(queries) == len(first.rows) == 1 and not first.writes:
