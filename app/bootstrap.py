@@ -23,7 +23,7 @@ from app.llm.telemetry import EVENT_READY, Metrics, Telemetry
 
 if TYPE_CHECKING:
     from app.llm.persistence.codec import Codec
-    from app.llm.persistence.executor import EngineExecutor
+    from app.llm.persistence.executor import Executor
     from app.llm.persistence.ledger import ClaimRules
     from app.llm.persistence.spool import Spool
 
@@ -105,7 +105,7 @@ def database_name(settings: LLMSettings) -> str:
         ) from None
 
 
-async def open_executor(settings: LLMSettings) -> "EngineExecutor":
+async def open_executor(settings: LLMSettings) -> "Executor":
     """Return the ledger's own connections, with tables that fit; the caller closes it.
 
     Raises:
@@ -114,27 +114,29 @@ async def open_executor(settings: LLMSettings) -> "EngineExecutor":
     """
     from app.llm.persistence.schema import check_schema, is_file  # noqa: PLC0415
 
-    executor = connect(settings)
+    timeout_s = settings.ledger_timeout_s
     auto = settings.auto_migrate if settings.auto_migrate is not None else is_file(checked_url(settings))
-    try:
-        await check_schema(executor.engine, migrate=auto, timeout_s=settings.ledger_timeout_s)
-    except BaseException:
-        await executor.close()
-        raise
+    executor = connect(checked_url(settings), timeout_s=timeout_s)
+    await check_schema(checked_url(settings), migrate=auto, timeout_s=timeout_s)
     return executor
 
 
-def connect(settings: LLMSettings) -> "EngineExecutor":
-    """Return connections to the ledger's database, whatever tables it has; the caller closes them.
+def connect(url: str, *, timeout_s: float) -> "Executor":
+    """Return connections to a ledger's database, whatever tables it has; they open when they are needed.
 
     Raises:
-        LLMSettingsError: The database URL is wrong.
         LLMLedgerUnavailable: The system refuses the file.
     """
-    from app.llm.persistence.executor import EngineExecutor  # noqa: PLC0415
+    from app.llm.persistence.schema import is_file  # noqa: PLC0415
+
+    if not is_file(url):
+        from app.llm.persistence.postgres import PostgresExecutor  # noqa: PLC0415
+
+        return PostgresExecutor(url, timeout_s=timeout_s)
+    from app.llm.persistence.sqlite import SqliteExecutor  # noqa: PLC0415
 
     try:
-        return EngineExecutor(checked_url(settings), timeout_s=settings.ledger_timeout_s)
+        return SqliteExecutor(url, timeout_s=timeout_s)
     except OSError as error:
         raise LLMLedgerUnavailable(
             f"cannot open {error.filename} ({error.strerror}): LLM_DATABASE_URL names the ledger's database"
@@ -237,6 +239,7 @@ def _rules(settings: LLMSettings) -> "ClaimRules":
         key_ttl_s=settings.idempotency_ttl_s,
         refuse_abandoned=settings.on_abandoned is OnAbandoned.REFUSE,
         codec=payload_codec(settings),
+        memory_bytes=settings.memory_cache_bytes,
     )
 
 

@@ -10,7 +10,7 @@ from app.db.engine import sqlite_file
 from app.llm.errors import LLMLedgerSchema
 from app.llm.persistence import ledger, reports
 from app.llm.persistence.codec import Codec
-from app.llm.persistence.executor import EngineExecutor
+from app.llm.persistence.executor import Executor
 from app.llm.persistence.models import STARTED
 from app.llm.persistence.reports import RunDetails, RunFilter
 from app.llm.persistence.schema import check_schema
@@ -78,12 +78,12 @@ async def migrate(*, check: bool) -> Migration:
     settings = load_settings()
     async with _existing(settings) if check else _opened(settings) as executor:
         before = await reports.revision(executor)
-        await check_schema(executor.engine, migrate=not check, timeout_s=settings.ledger_timeout_s)
+        await check_schema(checked_url(settings), migrate=not check, timeout_s=settings.ledger_timeout_s)
         after = await reports.revision(executor)
     return Migration(database=database_name(settings), before=before, after=after)
 
 
-async def _details(executor: EngineExecutor, start: str, codec: Codec) -> RunDetails:
+async def _details(executor: Executor, start: str, codec: Codec) -> RunDetails:
     found = await reports.matching_ids(executor, start.strip().lower(), limit=MAX_NAMED + 1)
     if len(found) > 1:
         more = ", ..." if len(found) > MAX_NAMED else ""
@@ -95,7 +95,7 @@ async def _details(executor: EngineExecutor, start: str, codec: Codec) -> RunDet
 
 
 @asynccontextmanager
-async def _existing(settings: LLMSettings) -> AsyncIterator[EngineExecutor]:
+async def _existing(settings: LLMSettings) -> AsyncIterator[Executor]:
     """Yield connections to a database that is there; looking at a ledger never makes one."""
     file = sqlite_file(checked_url(settings))
     if file is not None and not file.is_file():
@@ -107,8 +107,8 @@ async def _existing(settings: LLMSettings) -> AsyncIterator[EngineExecutor]:
 
 
 @asynccontextmanager
-async def _opened(settings: LLMSettings) -> AsyncIterator[EngineExecutor]:
-    executor = connect(settings)
+async def _opened(settings: LLMSettings) -> AsyncIterator[Executor]:
+    executor = connect(checked_url(settings), timeout_s=settings.ledger_timeout_s)
     try:
         yield executor
     finally:

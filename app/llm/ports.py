@@ -116,6 +116,10 @@ class StoredAnswer:
     candidate_sha256: str | None
     request_sha256: str
     response: LLMResponse | None
+    left_s: float | None = field(default=None, compare=False)
+    """Seconds, from the look-up that found it, for which it may be served; None: for ever."""
+    size_bytes: int = field(default=0, compare=False)
+    """About what it takes in memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

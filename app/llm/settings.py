@@ -191,6 +191,8 @@ class LLMSettings(BaseSettings):
     """Seconds that an answer may serve as a hit."""
     cache_match: CacheMatch = CacheMatch.FIRST
     """Which match is served: `first` (of the candidate that would be sent to) or `any` (first in route order)."""
+    memory_cache_bytes: int = Field(default=32 * 2**20, ge=0, le=2**40)
+    """Bytes of answers that are kept in memory for a second after a look-up found them, for bursts. 0: none."""
     idempotency_ttl_s: float | None = Field(default=None, gt=0)
     """Seconds that a key keeps its answer. Unset: for ever."""
     store_payloads: StorePayloads = StorePayloads.FULL

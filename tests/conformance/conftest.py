@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from app.bootstrap import connect
 from app.core.clock import SystemClock
 from app.core.logging import get_logger
 from app.db.engine import build_engine
 from app.llm.persistence.autonomous import AutonomousRunRepo
-from app.llm.persistence.executor import EngineExecutor
 from app.llm.persistence.memory import MemoryRunRepo
 from app.llm.persistence.repo import SqlAlchemyLLMRunRepo
 from app.llm.persistence.spool import Spool, default_directory
@@ -48,7 +48,7 @@ class Ledger:
             )
         else:
             made = AutonomousRunRepo(
-                EngineExecutor(self.url, timeout_s=5),
+                connect(self.url, timeout_s=5),
                 rules,
                 Spool(default_directory(self.url), self.url),
                 keep_payloads=keep,

@@ -78,7 +78,7 @@ async def test_success_is_told_by_row_attempts_and_payloads(ledger: Ledger):
         5,
     )
 
-    payloads = {row["sha256"]: row["bytes"] for row in await seen.payloads()}
+    payloads = await seen.texts()
     assert set(payloads) == {row["request_payload"], row["response_payload"]}
     for address, data in payloads.items():
         assert hashlib.sha256(data).hexdigest() == address
@@ -104,7 +104,7 @@ async def test_a_stored_request_reads_back_as_the_request(ledger: Ledger):
     await one.mark_succeeded(run, success(run))
     seen = await ledger.seen()
     address = (await seen.run(run.run_id))["request_payload"]
-    body = json.loads({row["sha256"]: row["bytes"] for row in await seen.payloads()}[address])
+    body = json.loads((await seen.texts())[address])
     assert LLMRequest.model_validate(body["request"]) == asked
 
 

@@ -6,9 +6,10 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from app.bootstrap import connect
 from app.llm.errors import LLMError, LLMLedgerError
 from app.llm.persistence import statements as sql
-from app.llm.persistence.executor import EngineExecutor, Step, Steps
+from app.llm.persistence.executor import Executor, Step, Steps
 from app.llm.persistence.models import LLMPayload
 from app.llm.persistence.retention import prune
 from app.llm.ports import Hit, Won
@@ -86,7 +87,7 @@ async def test_a_prune_judges_every_row_of_a_page(autonomous: Ledger):
             await seen.update(run.run_id, created_at=datetime.now(UTC) - timedelta(days=3))
     for run in (old, keyed, last):
         await seen.age(run.run_id, 2 * 86_400)
-    executor = EngineExecutor(autonomous.url, timeout_s=5)
+    executor = connect(autonomous.url, timeout_s=5)
     try:
         pruned = await prune(executor, older_than_s=86_400)
     finally:
@@ -101,7 +102,7 @@ async def test_a_fault_has_no_error_of_the_driver_behind_it(autonomous: Ledger):
     def steps() -> Steps[None]:
         yield Step(sa.text("SELECT * FROM nowhere WHERE x = :p"), {"p": "my prompt"})
 
-    executor: EngineExecutor = autonomous.repo()._executor
+    executor: Executor = autonomous.repo()._executor
     for work in (executor.transaction(steps), executor.read(next(steps()))):
         with pytest.raises(LLMLedgerError) as caught:
             await work

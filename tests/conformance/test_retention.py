@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from app.bootstrap import connect
 from app.llm.errors import LLMAnswerNotStored
 from app.llm.persistence import retention, statements_retention
-from app.llm.persistence.executor import EngineExecutor, Step
+from app.llm.persistence.executor import Step
 from app.llm.persistence.models import LLMRun
 from app.llm.persistence.retention import Pruned, preview, prune
 from app.llm.ports import Hit, Replay, Won
@@ -35,7 +36,7 @@ KEYED = request(idempotency_key="k1")
 
 @pytest.fixture
 async def executor(db_url: str) -> AsyncIterator[Paused]:
-    made = Paused(EngineExecutor(db_url, timeout_s=5))
+    made = Paused(connect(db_url, timeout_s=5))
     yield made
     await made.close()
 

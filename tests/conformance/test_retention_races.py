@@ -9,10 +9,11 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from app.bootstrap import connect
 from app.db.engine import build_engine
 from app.llm.persistence import ledger as protocol
 from app.llm.persistence import settlement
-from app.llm.persistence.executor import EngineExecutor, SessionExecutor
+from app.llm.persistence.executor import Executor, SessionExecutor
 from app.llm.persistence.models import LLMAttempt, LLMRun
 from app.llm.persistence.retention import Pruned, prune
 from app.llm.ports import Finished, NewRun
@@ -33,7 +34,7 @@ from tests.support.service import rules_of
 
 @pytest.fixture
 async def executor(db_url: str) -> AsyncIterator[Paused]:
-    made = Paused(EngineExecutor(db_url, timeout_s=5))
+    made = Paused(connect(db_url, timeout_s=5))
     yield made
     await made.close()
 
@@ -113,16 +114,14 @@ async def postgres(pg_url: str) -> AsyncIterator[Ledger]:
 
 
 @pytest.fixture
-async def pg_executor(pg_url: str) -> AsyncIterator[EngineExecutor]:
-    made = EngineExecutor(pg_url, timeout_s=5)
+async def pg_executor(pg_url: str) -> AsyncIterator[Executor]:
+    made = connect(pg_url, timeout_s=5)
     yield made
     await made.close()
 
 
 @pytest.mark.pg
-async def test_finishes_and_prunes_at_the_same_time_lose_no_text(
-    postgres: Ledger, pg_executor: EngineExecutor
-):
+async def test_finishes_and_prunes_at_the_same_time_lose_no_text(postgres: Ledger, pg_executor: Executor):
     """I20. All runs share two texts, which look long unused whenever nobody touches them."""
     repo, seen = postgres.repo(), postgres.outside
     done = asyncio.Event()
@@ -149,7 +148,7 @@ async def test_finishes_and_prunes_at_the_same_time_lose_no_text(
 
 
 @pytest.mark.pg
-async def test_rows_that_somebody_writes_to_are_passed_by(postgres: Ledger, pg_executor: EngineExecutor):
+async def test_rows_that_somebody_writes_to_are_passed_by(postgres: Ledger, pg_executor: Executor):
     """A prune waits for nobody, so it can deadlock with nobody."""
     held, free = [await answered(postgres, one_text(name)) for name in ("held", "free")]
     seen = postgres.outside
@@ -204,7 +203,7 @@ async def test_a_cancelled_prune_ends_with_a_whole_batch(autonomous: Ledger, exe
 
 @pytest.mark.pg
 async def test_a_prune_in_the_middle_of_a_hit_leaves_it_no_dangling_reference(
-    postgres: Ledger, pg_executor: EngineExecutor
+    postgres: Ledger, pg_executor: Executor
 ):
     """I20. The prune runs after the claim's first statement, for the next hit after its second, and so on."""
     rules = rules_of(settings_for(postgres.url), "two")
@@ -213,7 +212,7 @@ async def test_a_prune_in_the_middle_of_a_hit_leaves_it_no_dangling_reference(
         repo = postgres.repo(cache_enabled=True)
         (found,) = (await repo.get_cached("w1", source.prompt_sha256, source.cache_candidates)).values()
         await aged(postgres.outside, source)
-        async with AsyncSession(pg_executor.engine) as session:
+        async with AsyncSession(postgres.outside.engine) as session:
             inner = SessionExecutor(session, timeout_s=5)
             steps = protocol.claim(again(source), rules, found)
             step, taken = next(steps), 0

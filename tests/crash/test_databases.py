@@ -11,10 +11,12 @@ from typing import Any
 
 import asyncpg
 import pytest
+import sqlalchemy as sa
 from sqlalchemy.engine import make_url
 
 from app.db.engine import build_engine
 from app.llm.errors import LLMLedgerBusy, LLMLedgerError, LLMLedgerUnavailable
+from app.llm.persistence.executor import Step, Steps
 from app.llm.testing.client import ScriptedClient, text_reply
 from app.llm.types import LLMResponse, ServedFrom
 from tests.support.ledger import Outside, request
@@ -26,28 +28,32 @@ pytestmark = pytest.mark.crash
 KEYED = request(idempotency_key="k1")
 
 
-async def _pragma(rigged: Rig, *texts: str) -> None:
-    """Set them on the ledger's one writing connection."""
-    async with rigged.engines.engine.connect() as connection:
-        driver = (await connection.get_raw_connection()).driver_connection
-        for text in texts:
-            await driver.execute(f"PRAGMA {text}")
+async def _break(rigged: Rig, pragma: str) -> None:
+    """Tell it to the ledger's one writing connection."""
+
+    def steps() -> Steps[None]:
+        yield Step(sa.text(f"PRAGMA {pragma}"), {})
+
+    await rigged.executor.transaction(steps)
 
 
-FULL = "a disk that is full", ("max_page_count=1",), ("max_page_count=1000000",), "free some space"
-READ_ONLY = "a file that became read-only", ("query_only=1",), ("query_only=0",), "may write neither"
+def _mend(rigged: Rig) -> None:
+    """Let the writer, which has nothing to do now, open a connection that was told nothing."""
+    rigged.executor._writer._connection = None
+
+
+FULL = "a disk that is full", "max_page_count=1", "free some space"
+READ_ONLY = "a file that became read-only", "query_only=1", "may write neither"
 FAULTS = pytest.mark.parametrize(
-    ("broken", "mended", "advice"), [each[1:] for each in (FULL, READ_ONLY)], ids=[FULL[0], READ_ONLY[0]]
+    ("broken", "advice"), [each[1:] for each in (FULL, READ_ONLY)], ids=[FULL[0], READ_ONLY[0]]
 )
 
 
 @FAULTS
-async def test_nothing_is_sent_where_nothing_can_be_written(
-    sqlite_url: str, broken: tuple[str, ...], mended: tuple[str, ...], advice: str
-):
+async def test_nothing_is_sent_where_nothing_can_be_written(sqlite_url: str, broken: str, advice: str):
     """I6: refused in one line that says what to do."""
     async with rig(sqlite_url) as rigged:
-        await _pragma(rigged, *broken)
+        await _break(rigged, broken)
         for n in range(50):  # a full database may have room for a row on its last page
             asked = request(idempotency_key=f"k{n}", metadata={"m": "x" * 4000})
             outcome = (await asyncio.gather(rigged.llm.chat(asked), return_exceptions=True))[0]
@@ -58,14 +64,14 @@ async def test_nothing_is_sent_where_nothing_can_be_written(
         assert advice in str(outcome)
         assert "\n" not in str(outcome)
         sent = rigged.client.sends
-        await _pragma(rigged, *mended)
+        _mend(rigged)
         assert (await rigged.llm.chat(KEYED)).persisted
         assert rigged.client.sends == sent + 1
 
 
 @FAULTS
 async def test_what_was_paid_while_the_database_filled_up_is_spooled_and_written_later(
-    sqlite_url: str, broken: tuple[str, ...], mended: tuple[str, ...], advice: str, caplog: Any
+    sqlite_url: str, broken: str, advice: str, caplog: Any
 ):
     outside = Outside(sqlite_url)
     async with rig(sqlite_url, ScriptedClient([text_reply("a long answer " * 5000)])) as rigged:
@@ -74,12 +80,12 @@ async def test_what_was_paid_while_the_database_filled_up_is_spooled_and_written
         call = asyncio.create_task(rigged.llm.chat(KEYED))
         while not client.sends:  # noqa: ASYNC110
             await asyncio.sleep(0)
-        await _pragma(rigged, *broken)
+        await _break(rigged, broken)
         client.gate.set()
         answer = await call
         assert (answer.persisted, rigged.checked_out()) == (False, 0)
         assert advice in caplog.text
-        await _pragma(rigged, *mended)
+        _mend(rigged)
         await rigged.llm.chat(request(idempotency_key="k2"))
         assert (await rigged.llm.chat(KEYED)).served_from is ServedFrom.REPLAY
     row = await outside.run(answer.run_id)

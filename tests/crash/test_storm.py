@@ -141,7 +141,6 @@ def _weather(chance: random.Random, replies: int) -> list[Reply]:
 
 @pytest.mark.tried(CANCELS)
 @pytest.mark.timeout(60 + CANCELS // 10)
-@pytest.mark.filterwarnings("ignore:.*BaseLLMHTTPHandler.async_completion")  # LiteLLM's, made in a thread
 async def test_a_storm_of_cancellations_leaves_nothing_behind(db_url: str, outside: Outside):
     """I11: no STARTED row, no slot, no connection, no session, no task whose exception nobody looked at."""
     chance = random.Random(SEED + ROUNDS)  # noqa: S311  # repeatable, not secret
@@ -166,7 +165,7 @@ async def test_a_storm_of_cancellations_leaves_nothing_behind(db_url: str, outsi
             await rigged.llm.drain()
             assert (rigged.checked_out(), client.limits.in_flight()) == (0, 0)
             _check_slots(client.limits)
-            assert (rigged.repo._tasks, rigged.repo._live) == (set(), {})
+            assert (rigged.repo._begun, rigged.repo._live) == (set(), {})
         assert stub.sends <= client.sent.total(), "nothing reached the provider unnoted"
         assert stub.max_in_flight <= SLOTS + stub.abandoned
         assert stub.abandoned > 0, "callers left while the provider worked"
@@ -217,7 +216,9 @@ async def test_after_random_faults_every_send_is_accounted_for_and_no_key_has_tw
             )
         await asyncio.gather(one.llm.drain(), two.llm.drain())
         await _check_books(
-            outside, client, {each.run_id for host in (one, two) for each in host.repo._spool.pending}
+            outside,
+            client,
+            {each.run_id for host in (one, two) for each in host.repo._spooling._spool.pending},
         )
         for host in (one, two):
             host.ledger.before = host.ledger.between = host.ledger.after = lambda _: None

@@ -23,10 +23,11 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from app.bootstrap import connect
 from app.db.base import db_now
 from app.llm.errors import LLMFenced
 from app.llm.persistence import ledger, retention, settlement
-from app.llm.persistence.executor import EngineExecutor, Executor, Result, Step, Steps
+from app.llm.persistence.executor import Executor, Result, Step, Steps, unrolled
 from app.llm.persistence.ledger import ClaimRules
 from app.llm.persistence.statements import attempts, payloads, runs
 from app.llm.ports import Finished, NewRun, Replay, StoredAnswer, Won
@@ -75,6 +76,7 @@ class Inline:
         return outcome
 
     def _drive(self, steps: Steps[T]) -> T:
+        steps = unrolled(steps)
         try:
             step = next(steps)
             while True:
@@ -273,7 +275,16 @@ class Walk(RuleBasedStateMachine):
     # -- pieces
 
     def _run(self, steps: Callable[[], Steps[T]]) -> T:
-        return self.loop.run_until_complete(self.executor.transaction(steps))
+        async def run() -> T:
+            return await self.executor.transaction(steps)
+
+        return self.loop.run_until_complete(run())
+
+    def _read(self, step: Step) -> Result:
+        async def read() -> Result:
+            return await self.executor.read(step)
+
+        return self.loop.run_until_complete(read())
 
     def _write(self, step: Step) -> None:
         def steps() -> Steps[None]:
@@ -289,10 +300,10 @@ class Walk(RuleBasedStateMachine):
         return [run for run in self.model.runs.values() if run.status == status]
 
     def _select(self, *columns: Any) -> Any:
-        return self.loop.run_until_complete(self.executor.read(Step(sa.select(*columns), {}))).rows
+        return self._read(Step(sa.select(*columns), {})).rows
 
     def _read_rows(self) -> dict[str, dict[str, Any]]:
-        found = self.loop.run_until_complete(self.executor.read(ALL_RUNS)).rows
+        found = self._read(ALL_RUNS).rows
         return {row["id"]: dict(row) for row in found}
 
     def _seen(self, name: str) -> tuple[Any, ...]:
@@ -410,4 +421,4 @@ def test_three_hundred_walks_on_sqlite_go_as_the_model_says(sqlite_url: str, mon
 @pytest.mark.pg
 @pytest.mark.tried(times(15))
 def test_walks_on_postgres_go_as_the_model_says(pg_url: str, monkeypatch: pytest.MonkeyPatch):
-    walk(lambda: EngineExecutor(pg_url, timeout_s=5), examples=times(15), monkeypatch=monkeypatch)
+    walk(lambda: connect(pg_url, timeout_s=5), examples=times(15), monkeypatch=monkeypatch)

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import select
 
 from app.llm.persistence.models import LLMAttempt, LLMPayload, LLMRun
-from tests.support.ledger import Outside
+from tests.support.ledger import Outside, unpacked
 
 KEY = base64.b64encode(bytes(range(32))).decode()
 OTHER_KEY = base64.b64encode(bytes(range(100, 132))).decode()
@@ -50,20 +50,21 @@ def told_by(error: BaseException) -> str:
 
 
 def on_disk(directory: Path) -> bytes:
-    """Return the bytes of every file below a directory, spooled payloads also as they were before base64."""
+    """Return the bytes of every file below a directory, spooled payloads also as anybody can unpack them."""
     parts = []
     for path in sorted(directory.rglob("*")):
         if path.is_file():
             parts.append(path.read_bytes())
         if path.suffix == ".spool":
             lines = map(json.loads, parts[-1].splitlines())
-            parts += [base64.b64decode(row["bytes"]) for line in lines for row in line["payloads"]]
+            rows = [row for line in lines for row in line["payloads"]]
+            parts += [unpacked({**row, "bytes": base64.b64decode(row["bytes"])}) for row in rows]
     return b"\n".join(parts)
 
 
 async def in_rows(outside: Outside) -> bytes:
-    """Return every value of every row."""
-    parts: list[bytes] = []
+    """Return every value of every row, texts unpacked."""
+    parts = [unpacked(payload) for payload in await outside.payloads()]
     for model in (LLMRun, LLMAttempt, LLMPayload):
         for row in await outside.rows(select(model.__table__)):
             parts += [value if isinstance(value, bytes) else repr(value).encode() for value in row.values()]

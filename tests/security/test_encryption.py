@@ -3,18 +3,24 @@
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from app.bootstrap import payload_codec
 from app.cli.ledger import shown
 from app.cli.run_view import emit_run, run_document
 from app.llm.errors import LLMLedgerUnavailable, LLMSettingsError
-from app.llm.persistence.codec import AES_GCM, PLAIN, RAW, Unreadable
+from app.llm.persistence.codec import (
+    AES_GCM,
+    AES_GCM_ZSTD,
+    PLAIN,
+    ZSTD,
+    Unreadable,
+)
 from app.llm.ports import Replay
 from app.llm.settings import isolated_settings
 from app.llm.testing.client import ScriptedClient, text_reply
@@ -33,10 +39,10 @@ def answering() -> ScriptedClient:
 
 def orphan(one: Rig) -> None:
     """Let the process of a rig be dead: the lock of its spool file is gone."""
-    assert one.repo._spool._own is not None
-    os.close(one.repo._spool._own)
-    one.repo._spool._own = None
-    one.repo._spool._pending.clear()
+    assert one.repo._spooling._spool._own is not None
+    os.close(one.repo._spooling._spool._own)
+    one.repo._spooling._spool._own = None
+    one.repo._spooling._spool._pending.clear()
 
 
 async def test_an_encrypted_answer_is_replayed_and_found_in_the_cache(db_url: str, outside: Outside):
@@ -46,7 +52,7 @@ async def test_an_encrypted_answer_is_replayed_and_found_in_the_cache(db_url: st
     async with service(db_url, client, payload_key=KEY) as llm:
         again = await llm.chat(KEYED)
     assert (again.text, again.served_from, client.sends) == (ANSWER, ServedFrom.REPLAY, 1)
-    assert {row["codec"] for row in await outside.payloads()} == {AES_GCM}
+    assert {row["codec"] for row in await outside.payloads()} == {AES_GCM_ZSTD}
 
 
 async def test_no_text_is_in_rows_or_files(db_url: str, outside: Outside, tmp_path: Path):
@@ -109,7 +115,7 @@ async def test_what_was_stored_before_encryption_stays_readable(db_url: str, out
         await llm.chat(KEYED)
     async with service(db_url, ScriptedClient(), payload_key=KEY) as llm:
         assert (await llm.chat(KEYED)).text == ANSWER
-    assert {row["codec"] for row in await outside.payloads()} == {RAW}
+    assert {row["codec"] for row in await outside.payloads()} == {ZSTD}
 
 
 @pytest.mark.parametrize("text", [*TEXTS.values(), "ab" * 2**20], ids=[*TEXTS, "2 MiB"])
@@ -138,7 +144,7 @@ async def test_a_spool_line_holds_no_text_and_is_replayed_by_who_has_the_key(db_
         assert not (await one.llm.chat(KEYED)).persisted
         assert (await one.llm.chat(KEYED)).text == ANSWER
         written = on_disk(tmp_path)
-        assert b'"codec":2' in written
+        assert b'"codec":3' in written
         assert PROMPT.encode() not in written
         assert ANSWER.encode() not in written
         orphan(one)
@@ -155,7 +161,7 @@ async def test_a_spooled_answer_reaches_the_database_without_the_key_but_is_not_
         await one.llm.chat(KEYED)
         orphan(one)
     async with rig(db_url, spool_dir=tmp_path) as two:
-        assert not len(two.repo._spool), "it was drained"
+        assert not len(two.repo._spooling), "it was drained"
         with pytest.raises(LLMLedgerUnavailable, match="LLM_PAYLOAD_KEY"):
             await two.llm.chat(KEYED)
         assert two.client.sends == 0
@@ -168,7 +174,7 @@ async def test_a_pending_answer_is_not_read_without_the_key_either(db_url: str, 
     async with rig(db_url, answering(), payload_key=KEY, spool_dir=tmp_path) as one:
         one.ledger.away_for.add("finish")
         await one.llm.chat(KEYED)
-        one.repo.rules = replace(one.repo.rules, codec=PLAIN)
+        one.repo._spooling._codec = PLAIN
         with pytest.raises(LLMLedgerUnavailable, match="LLM_PAYLOAD_KEY"):
             await one.llm.chat(KEYED)
 
@@ -216,6 +222,21 @@ def cipher(keys: str = KEY) -> Any:
 
 def _moved(place: str) -> dict[str, str]:
     return {"workspace_id": "w1", "address": "a" * 64} | {place: "elsewhere"}
+
+
+def test_what_was_encrypted_before_it_was_compressed_stays_readable():
+    where = {"workspace_id": "w1", "address": "a"}
+    sealed = b"n" * 12 + AESGCM(bytes(range(32))).encrypt(b"n" * 12, b"text", b'["w1","a",2]')
+    assert cipher().decode(AES_GCM, sealed, **where) == b"text"
+    with pytest.raises(Unreadable):
+        cipher().decode(AES_GCM_ZSTD, sealed, **where)
+
+
+def test_a_long_text_is_compressed_before_it_is_encrypted():
+    where, text = {"workspace_id": "w1", "address": "a"}, b"signal " * 500
+    codec, data = cipher().encode(text, **where)
+    assert (codec, len(data) < 100) == (AES_GCM_ZSTD, True)
+    assert cipher().decode(codec, data, **where) == text
 
 
 @pytest.mark.parametrize("place", ["workspace_id", "address"])

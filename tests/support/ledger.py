@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+import zstandard
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.core.ids import new_id
@@ -187,6 +188,10 @@ class Outside:
     async def payloads(self) -> list[dict[str, Any]]:
         return await self.rows(sa.select(LLMPayload.__table__))
 
+    async def texts(self) -> dict[str, bytes]:
+        """Return the stored texts by address, unpacked; nothing is encrypted."""
+        return {row["sha256"]: unpacked(row) for row in await self.payloads()}
+
     async def update(self, run_id: str, **values: Any) -> None:
         async with self.engine.begin() as connection:
             table = LLMRun.__table__
@@ -209,6 +214,12 @@ class Outside:
     async def age(self, run_id: str, seconds: float) -> None:
         """Let a run have finished `seconds` ago."""
         await self.update(run_id, finished_at=datetime.now(UTC) - timedelta(seconds=seconds))
+
+
+def unpacked(payload: Mapping[str, Any]) -> bytes:
+    """Return a payload's bytes as anybody can read them: without compression; with encryption, if they are encrypted."""
+    data: bytes = payload["bytes"]
+    return zstandard.decompress(data) if payload["codec"] == 1 else data
 
 
 def changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> set[str]:

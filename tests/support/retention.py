@@ -6,10 +6,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from app.llm.persistence.executor import EngineExecutor, Result, Step, Steps
+from app.llm.persistence.executor import Executor, Result, Step, Steps, unrolled
 from app.llm.persistence.models import LLMPayload, LLMRun
 from app.llm.ports import NewRun, Won
 from tests.support.ledger import Outside, new_run, request, success
+from tests.support.loops import HomeLoop
 
 DAY_S = 86_400.0
 
@@ -17,11 +18,11 @@ DAY_S = 86_400.0
 class Paused:
     """An executor that lets a test act before each transaction and between its steps, which run as ever."""
 
-    def __init__(self, inner: EngineExecutor) -> None:
+    def __init__(self, inner: Executor) -> None:
         self._inner = inner
         self.before: Callable[[], Any] | None = None
         self.between: Callable[[], None] = lambda: None
-        """Called after each statement, and before the commit."""
+        """Called after each statement, and before the commit, on the loop."""
         self.transactions = 0
 
     async def transaction(self, steps: Callable[[], Steps[Any]]) -> Any:
@@ -29,14 +30,16 @@ class Paused:
         if self.before is not None:
             await self.before()
 
-        return await self._inner.transaction(lambda: self._watched(steps()))
+        home = HomeLoop()
+        return await self._inner.transaction(lambda: self._watched(steps(), home))
 
-    def _watched(self, steps: Steps[Any]) -> Steps[Any]:
+    def _watched(self, steps: Steps[Any], home: HomeLoop) -> Steps[Any]:
+        steps = unrolled(steps)
         step = next(steps)
         try:
             while True:
                 result = yield step
-                self.between()
+                home.call(self.between)
                 step = steps.send(result)
         except StopIteration as end:
             return end.value

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from app.bootstrap import build_llm_service, payload_codec
+from app.bootstrap import build_llm_service, connect, payload_codec
 from app.core.clock import SystemClock
 from app.core.ids import new_id
 from app.core.logging import get_logger
@@ -16,7 +16,7 @@ from app.llm.candidates import Candidate
 from app.llm.errors import LLMLedgerUnavailable, LLMRateLimited, LLMTimeout, LLMUnavailable
 from app.llm.messages import TextPart
 from app.llm.persistence.autonomous import AutonomousRunRepo
-from app.llm.persistence.executor import EngineExecutor, Executor, Result, Step, Steps
+from app.llm.persistence.executor import Executor, Result, Step, Steps, unrolled
 from app.llm.persistence.ledger import ClaimRules
 from app.llm.persistence.repo import SqlAlchemyLLMRunRepo
 from app.llm.persistence.spool import Spool, default_directory
@@ -28,6 +28,7 @@ from app.llm.telemetry import Telemetry
 from app.llm.testing.client import ScriptedClient, text_reply
 from app.llm.types import FinishReason, LLMRequest, TokenUsage
 from tests.support.ledger import settings_for
+from tests.support.loops import HomeLoop
 
 
 @asynccontextmanager
@@ -52,7 +53,7 @@ class Faulty:
         self.seen: list[str] = []
         self.before: Callable[[str], None] = lambda _: None
         self.between: Callable[[str], None] = lambda _: None
-        """Called inside the transaction, after each of its steps."""
+        """Called inside the transaction, after each of its steps, on the loop."""
         self.after: Callable[[str], None] = lambda _: None
 
     async def transaction(self, steps: Callable[[], Steps[Any]]) -> Any:
@@ -63,19 +64,21 @@ class Faulty:
         self.before(name)
         if self.away or name in self.away_for:
             raise LLMLedgerUnavailable("the database is away")
-        outcome = await self.inner.transaction(lambda: self._watched(name, steps()))
+        home = HomeLoop()
+        outcome = await self.inner.transaction(lambda: self._watched(name, steps(), home))
         self.after(name)
         if name in self.lost_acknowledgements:
             self.lost_acknowledgements.discard(name)
             raise LLMLedgerUnavailable("the connection broke after the commit")
         return outcome
 
-    def _watched(self, name: str, steps: Steps[Any]) -> Steps[Any]:
+    def _watched(self, name: str, steps: Steps[Any], home: HomeLoop) -> Steps[Any]:
+        steps = unrolled(steps)
         step = next(steps)
         try:
             while True:
                 result = yield step
-                self.between(name)
+                home.call(lambda: self.between(name))
                 step = steps.send(result)
         except StopIteration as end:
             return end.value
@@ -113,15 +116,15 @@ class Rig:
 
     llm: LLMService
     repo: AutonomousRunRepo
-    engines: EngineExecutor
+    executor: Any
     ledger: Faulty
     client: Any
     spool: Path
 
     def checked_out(self) -> int:
-        """Return how many connections of the service's pools are in use."""
-        pools = {self.engines.engine.pool, self.engines._reader.pool}
-        return sum(pool.checkedout() for pool in pools)
+        """Return how many transactions were begun and have not ended."""
+        outstanding: int = self.executor.outstanding
+        return outstanding
 
 
 @asynccontextmanager
@@ -135,8 +138,8 @@ async def rig(
 ) -> AsyncIterator[Rig]:
     """Yield a service whose executor can be made to fail."""
     settings = settings_for(db_url, **values)
-    engines = EngineExecutor(db_url, timeout_s=settings.ledger_timeout_s)
-    faulty, client, clock = Faulty(engines), client or ScriptedClient(), clock or QuickClock()
+    executor = connect(db_url, timeout_s=settings.ledger_timeout_s)
+    faulty, client, clock = Faulty(executor), client or ScriptedClient(), clock or QuickClock()
     telemetry = Telemetry(log=get_logger())
     keep = settings.store_payloads is StorePayloads.FULL
     rules = rules_of(settings, owner or f"test:{os.getpid()}:{new_id()[-12:]}")
@@ -170,7 +173,7 @@ async def rig(
         )
     )
     try:
-        yield Rig(llm=llm, repo=repo, engines=engines, ledger=faulty, client=client, spool=spool)
+        yield Rig(llm=llm, repo=repo, executor=executor, ledger=faulty, client=client, spool=spool)
     finally:
         await llm.close()
 
@@ -182,6 +185,7 @@ def rules_of(settings: LLMSettings, owner: str) -> ClaimRules:
         key_ttl_s=settings.idempotency_ttl_s,
         refuse_abandoned=settings.on_abandoned is OnAbandoned.REFUSE,
         codec=payload_codec(settings),
+        memory_bytes=settings.memory_cache_bytes,
     )
 
 

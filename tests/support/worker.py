@@ -6,6 +6,7 @@ stop themselves, it says so once each of them has stopped or ended, and lets the
 """
 
 import asyncio
+import importlib
 import json
 import logging
 import os
@@ -261,7 +262,8 @@ async def open_and_close(*, url: str) -> Any:
 
 async def call_without_rights(*, url: str) -> Any:
     """Start a service as a user who may only read; return the error."""
-    import alembic.command  # noqa: F401  # before the interpreter's own files are out of reach
+    for name in ("alembic.command", "app.llm.persistence.sqlite"):
+        importlib.import_module(name)  # before the interpreter's own files are out of reach
 
     if os.geteuid() == 0:
         os.setgroups([])

@@ -13,10 +13,13 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from app.llm.persistence.codec import AES_GCM, PLAIN, Unreadable, to_json
+from app.llm.persistence.codec import AES_GCM, AES_GCM_ZSTD, PLAIN, RAW, ZSTD, Unreadable, to_json
 
 NONCE_BYTES = 12
 """96 random bits, in front of the ciphertext; good for 2**32 payloads of one key (NIST SP 800-38D, 8.3)."""
+_SEALED = {RAW: AES_GCM, ZSTD: AES_GCM_ZSTD}
+_OPENED = {sealed: inner for inner, sealed in _SEALED.items()}
+"""How what is inside a ciphertext was encoded, by how the whole is."""
 _ADDRESS_INFO = b"signalbox payload address v1"
 
 
@@ -38,10 +41,10 @@ class Cipher:
         return mac.hexdigest()
 
     def encode(self, data: bytes, *, workspace_id: str, address: str) -> tuple[int, bytes]:
-        """Return nonce and ciphertext, bound to workspace, address and codec."""
-        nonce = os.urandom(NONCE_BYTES)
-        sealed = self._ciphers[0].encrypt(nonce, data, _bound_to(workspace_id, address))
-        return AES_GCM, nonce + sealed
+        """Return nonce and ciphertext, bound to workspace, address and codec; what is sealed was compressed before."""
+        inner, data = PLAIN.encode(data, workspace_id=workspace_id, address=address)
+        codec, nonce = _SEALED[inner], os.urandom(NONCE_BYTES)
+        return codec, nonce + self._ciphers[0].encrypt(nonce, data, _bound_to(workspace_id, address, codec))
 
     def decode(self, codec: int, data: bytes, *, workspace_id: str, address: str) -> bytes:
         """Return the bytes of a payload.
@@ -49,9 +52,12 @@ class Cipher:
         Raises:
             Unreadable: No key fits, or the payload is damaged or of another place.
         """
-        if codec != AES_GCM:
+        if codec not in _OPENED:
             return PLAIN.decode(codec, data, workspace_id=workspace_id, address=address)
-        bound_to = _bound_to(workspace_id, address)
+        opened = self._open(data, _bound_to(workspace_id, address, codec))
+        return PLAIN.decode(_OPENED[codec], opened, workspace_id=workspace_id, address=address)
+
+    def _open(self, data: bytes, bound_to: bytes) -> bytes:
         for cipher in self._ciphers:
             try:
                 return cipher.decrypt(data[:NONCE_BYTES], data[NONCE_BYTES:], bound_to)
@@ -60,5 +66,5 @@ class Cipher:
         raise Unreadable("no key of LLM_PAYLOAD_KEY opens it")
 
 
-def _bound_to(workspace_id: str, address: str) -> bytes:
-    return to_json([workspace_id, address, AES_GCM]).encode()
+def _bound_to(workspace_id: str, address: str, codec: int) -> bytes:
+    return to_json([workspace_id, address, codec]).encode()

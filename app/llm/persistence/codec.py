@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Protocol
 
+import zstandard
 from pydantic import Field, JsonValue, TypeAdapter
 
 from app.llm.errors import LLMLedgerUnavailable
@@ -15,8 +17,22 @@ from app.llm.types import NO_USAGE, FinishReason, LLMRequest, LLMResponse, Serve
 VERSION = 1
 RAW = 0
 """Codec number of bytes of JSON as they are."""
-AES_GCM = 2
-"""Codec number of nonce and ciphertext (`cipher.Cipher`); 1 is kept for zstd."""
+ZSTD = 1
+"""Codec number of a zstd frame of that JSON."""
+AES_GCM, AES_GCM_ZSTD = 2, 3
+"""Codec numbers of nonce and ciphertext (`cipher.Cipher`), of JSON or of its zstd frame."""
+ENCRYPTED = frozenset({AES_GCM, AES_GCM_ZSTD})
+
+SMALLEST_FRAME = 128
+"""Bytes below which a frame saves nothing that is worth its time."""
+LARGEST_FRAME = 64 * 2**20
+"""Bytes that a frame holds at most; larger texts are stored as they are, so that no frame can be a bomb."""
+_LEVEL = 1
+_zstd = threading.local()
+"""One compressor and one decompressor a thread: making one takes longer than using it."""
+
+_TIMES_IN_MEMORY, _MORE_IN_MEMORY = 2, 3000
+"""About how many bytes an answer takes as objects, for each byte of its JSON, and beside that."""
 
 _PARTS: TypeAdapter[tuple[TextPart | ToolCallPart | ThinkingPart, ...]] = TypeAdapter(
     tuple[Annotated[TextPart | ToolCallPart | ThinkingPart, Field(discriminator="type")], ...]
@@ -48,32 +64,58 @@ class Unreadable(ValueError):  # says what is so, as the error tree does
 
 
 class Plain:
-    """Bytes as they are, under their SHA-256."""
+    """Bytes as they are, or compressed where that makes them smaller, under their SHA-256."""
 
     def address(self, data: bytes, *, workspace_id: str) -> str:  # noqa: ARG002  # the protocol's signature
         """Return the SHA-256."""
         return hashlib.sha256(data).hexdigest()
 
     def encode(self, data: bytes, *, workspace_id: str, address: str) -> tuple[int, bytes]:  # noqa: ARG002  # as above
-        """Return the bytes."""
+        """Return a zstd frame if it is smaller, else the bytes."""
+        if SMALLEST_FRAME <= len(data) <= LARGEST_FRAME:
+            frame = _compressor().compress(data)
+            if len(frame) < len(data):
+                return ZSTD, frame
         return RAW, data
 
     def decode(self, codec: int, data: bytes, *, workspace_id: str, address: str) -> bytes:  # noqa: ARG002  # as above
         """Return the bytes.
 
         Raises:
-            Unreadable: They are encrypted, or of a newer version.
+            Unreadable: They are encrypted, damaged, or of a newer version.
         """
         if codec == RAW:
             return data
+        if codec == ZSTD:
+            return _decompressed(data)
         raise Unreadable(
             "it is encrypted: set LLM_PAYLOAD_KEY"
-            if codec == AES_GCM
+            if codec in ENCRYPTED
             else f"codec {codec} is of a newer version"
         )
 
 
 PLAIN = Plain()
+
+
+def _compressor() -> zstandard.ZstdCompressor:
+    if not hasattr(_zstd, "compressor"):
+        _zstd.compressor = zstandard.ZstdCompressor(level=_LEVEL)
+    compressor: zstandard.ZstdCompressor = _zstd.compressor
+    return compressor
+
+
+def _decompressed(frame: bytes) -> bytes:
+    """Return what a frame holds; its header says how much that is, and is believed only up to the limit."""
+    if not hasattr(_zstd, "decompressor"):
+        _zstd.decompressor = zstandard.ZstdDecompressor()
+    try:
+        if not 0 <= zstandard.frame_content_size(frame) <= LARGEST_FRAME:
+            raise Unreadable("it is no compressed text of ours")
+        data: bytes = _zstd.decompressor.decompress(frame, max_output_size=LARGEST_FRAME)
+    except zstandard.ZstdError:
+        raise Unreadable("its compressed bytes are damaged") from None
+    return data
 
 
 def to_json(value: object) -> str:
@@ -150,17 +192,23 @@ def opened(payload: Mapping[str, Any], codec: Codec, *, run_id: str) -> bytes:
     raise LLMLedgerUnavailable(f"the stored answer of run {run_id} cannot be read: {reason}", run_id=run_id)
 
 
-def stored_answer(row: Mapping[str, Any], served_from: ServedFrom, codec: Codec) -> StoredAnswer:
+def stored_answer(
+    row: Mapping[str, Any], served_from: ServedFrom, codec: Codec, *, left_s: float | None = None
+) -> StoredAnswer:
     """Return a row that was read with its payload; `response` is None when the bytes were not kept.
+
+    `left_s` is for how many seconds it may be served.
 
     Raises:
         LLMLedgerUnavailable: They were kept, and cannot be read.
     """
     run_id = str(row["id"])
-    response = None
+    response, size = None, 0
     if row["bytes"] is not None:
+        data = opened(row, codec, run_id=run_id)
+        size = _TIMES_IN_MEMORY * len(data) + _MORE_IN_MEMORY
         response = decode_response(
-            opened(row, codec, run_id=run_id),
+            data,
             run_id=run_id,
             route=json.loads(row["route"]),
             served_from=served_from,
@@ -170,4 +218,6 @@ def stored_answer(row: Mapping[str, Any], served_from: ServedFrom, codec: Codec)
         candidate_sha256=row["candidate_sha256"],
         request_sha256=row["request_sha256"],
         response=response,
+        left_s=left_s,
+        size_bytes=size,
     )

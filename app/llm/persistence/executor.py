@@ -4,9 +4,7 @@ A transaction is a generator that yields a `Step`, is sent the `Result`, and ret
 runs in a transaction of its own or inside a caller's session, and may be started again from the beginning.
 """
 
-import asyncio
-from collections.abc import AsyncIterator, Callable, Generator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -14,8 +12,6 @@ import sqlalchemy as sa
 from sqlalchemy import exc
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
-from app.db.engine import build_engine, sqlite_file
-from app.db.unit_of_work import holds_write_lock
 from app.llm.errors import LLMLedgerBusy, LLMLedgerError, LLMLedgerSchema, LLMLedgerUnavailable
 
 T = TypeVar("T")
@@ -25,7 +21,6 @@ REPEATS = 3
 """Times that a transaction is started again after a deadlock or a serialization failure."""
 _REPEATABLE = {"40001", "40P01"}
 _BUSY = {"55P03", "57014"}
-_GRACE_S = 2.0
 _CORRUPT = (
     "the file that LLM_DATABASE_URL names is damaged or something else: restore it from a backup, or move it away "
     "and start with an empty ledger"
@@ -45,6 +40,12 @@ class Step:
 
     statement: sa.Executable
     params: Params
+    brief: bool = False
+    """It finds what it looks for by an index, and that is little."""
+    then: "Sequence[Step]" = ()
+    """Executed at once if this step changed a row, and only then; their results are not told. INSERTs only."""
+    final: bool = False
+    """A promise: if this step changes a row, the steps return and do not raise, so it may be committed on its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,84 +65,23 @@ Steps = Generator[Step, Result, T]
 
 
 class Executor(Protocol):
-    """Runs steps. Both methods raise `LLMLedgerError` only."""
+    """Runs steps. Both methods raise `LLMLedgerError`, or what the steps raise."""
 
-    async def transaction(self, steps: Callable[[], Steps[T]]) -> T:
-        """Run all steps in one transaction and commit it; `steps` may be called again from the start."""
+    def transaction(self, steps: Callable[[], Steps[T]]) -> Awaitable[T]:
+        """Run all steps in one transaction and commit it; `steps` may be called again from the start.
+
+        What is returned may be a future, whose work ends whatever becomes of the caller, or a coroutine, which needs
+        a task of its own for that: `asyncio.ensure_future` makes both the same. The steps may run in another thread.
+        """
         ...
 
-    async def read(self, step: Step) -> Result:
-        """Run one SELECT outside of any transaction of ours."""
+    def read(self, step: Step) -> Awaitable[Result]:
+        """Run one SELECT outside of any transaction of ours; likewise a future or a coroutine."""
         ...
 
     async def close(self) -> None:
         """Close connections; idempotent."""
         ...
-
-
-class EngineExecutor:
-    """The autonomous binding's executor: own engine, own pool, each transaction short and its own.
-
-    SQLite gets one writer connection and one reader; PostgreSQL a pool.
-    """
-
-    def __init__(self, url: str, *, timeout_s: float, pool_size: int = 5) -> None:
-        self._timeout_s = timeout_s
-        self._file = sqlite_file(url)
-        if self._file is None:
-            self.engine = build_engine(url, timeout_s=timeout_s, pool_size=pool_size, max_overflow=0)
-            self._reader = self.engine
-        else:
-            self.engine = build_engine(
-                url, timeout_s=timeout_s, pool_size=1, max_overflow=0, pool_timeout=timeout_s
-            )
-            self._reader = build_engine(
-                url, timeout_s=timeout_s, read_only=True, pool_size=1, max_overflow=0, pool_timeout=timeout_s
-            )
-
-    async def transaction(self, steps: Callable[[], Steps[T]]) -> T:
-        """Run all steps in one short transaction of our own."""
-        if self._file is not None and holds_write_lock(self._file):
-            raise LLMLedgerBusy(
-                "the unit of work around this call holds the lock of the ledger's SQLite file: commit first, "
-                "use llm.joined(session), or give the ledger its own file (LLM_DATABASE_URL)"
-            )
-        for left in reversed(range(REPEATS)):
-            try:
-                async with self._faults(), self.engine.begin() as connection:
-                    return await _drive(connection, steps())
-            except _RepeatTransactionError as again:
-                if not left:
-                    raise again.fault from None
-        raise AssertionError("unreachable")
-
-    async def read(self, step: Step) -> Result:
-        """Run one SELECT on the reader."""
-        try:
-            async with self._faults(), self._reader.connect() as connection:
-                return await _execute(connection, step)
-        except _RepeatTransactionError as again:
-            raise again.fault from None
-
-    async def close(self) -> None:
-        """Dispose of the pools."""
-        await self.engine.dispose()
-        if self._reader is not self.engine:
-            await self._reader.dispose()
-
-    @asynccontextmanager
-    async def _faults(self) -> AsyncIterator[None]:
-        fault: LLMLedgerError
-        try:
-            async with asyncio.timeout(self._timeout_s + _GRACE_S):
-                yield
-        except (exc.SQLAlchemyError, OSError, TimeoutError) as error:
-            fault, repeat = ledger_error(error, self._timeout_s)
-        else:
-            return
-        if repeat:
-            raise _RepeatTransactionError(fault) from None
-        raise fault from None  # the driver's error quotes the statement's values
 
 
 class SessionExecutor:
@@ -172,13 +112,22 @@ class SessionExecutor:
         """Leave the session to its owner."""
 
 
-class _RepeatTransactionError(Exception):
-    def __init__(self, fault: LLMLedgerError) -> None:
-        super().__init__(str(fault))
-        self.fault = fault
+def unrolled(steps: Steps[T]) -> Steps[T]:
+    """Return the same steps with those of `then` as steps of their own, and no promises: one statement at a time."""
+    try:
+        step = next(steps)
+        while True:
+            result = yield Step(step.statement, step.params)
+            for follower in step.then if result.rowcount > 0 else ():  # noqa: UP028  # a tuple takes no results
+                yield follower
+            step = steps.send(result)
+    except StopIteration as end:
+        outcome: T = end.value
+        return outcome
 
 
 async def _drive(connection: AsyncConnection, steps: Steps[T]) -> T:
+    steps = unrolled(steps)
     try:
         step = next(steps)
         while True:
@@ -203,6 +152,8 @@ def ledger_error(error: BaseException, timeout_s: float) -> tuple[LLMLedgerError
     origin = getattr(error, "orig", None) or error
     state = str(getattr(origin, "sqlstate", None) or getattr(origin, "pgcode", None) or "")
     text = str(origin).splitlines()[0][:200] if str(origin) else type(origin).__name__
+    if state.startswith("22") or type(origin).__name__ == "DataError":
+        text = "a value does not fit its column"  # the driver's text quotes it
     if state in _REPEATABLE:
         return LLMLedgerBusy(
             "the database keeps refusing the transaction (deadlock or serialization failure)",

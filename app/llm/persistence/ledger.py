@@ -46,6 +46,8 @@ class ClaimRules:
     key_ttl_s: float | None
     refuse_abandoned: bool
     codec: Codec = PLAIN
+    memory_bytes: int = 0
+    """Of answers that the process keeps at hand for a moment; 0: none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,8 @@ def _judge_answered(holder: Row, rules: ClaimRules, *, force: bool) -> Verdict:
         return _Free("free_answered")
     if holder["expires_left_s"] is not None and holder["expires_left_s"] <= 0:
         return _Free("free_expired")
-    return Replay(answer=stored_answer(holder, ServedFrom.REPLAY, rules.codec))
+    answer = stored_answer(holder, ServedFrom.REPLAY, rules.codec, left_s=holder["expires_left_s"])
+    return Replay(answer=answer)
 
 
 def _judge_live(holder: Row, *, force: bool, refuse_abandoned: bool) -> Verdict:
@@ -98,7 +101,12 @@ _FREEING = {
 
 def key_holder(workspace_id: str, key: str) -> Step:
     """Return the look-up of a key."""
-    return Step(sql.KEY_HOLDER, sql.bound(workspace_id=workspace_id, key=key))
+    return Step(sql.KEY_HOLDER, sql.bound(workspace_id=workspace_id, key=key), brief=True)
+
+
+def run_state(run_id: str) -> Step:
+    """Return the look-up of a run's status and owner."""
+    return Step(sql.RUN_STATE, sql.bound(id=run_id), brief=True)
 
 
 def key_state(result: Result, request_sha256: str, rules: ClaimRules) -> KeyState:
@@ -119,15 +127,18 @@ def find_cached(workspace_id: str, prompt_sha256: str, candidates: Sequence[str]
             candidates=list(candidates),
             minus_ttl_s=-rules.cache_ttl_s,
         ),
+        brief=True,
     )
 
 
-def cached_answers(result: Result, codec: Codec) -> dict[str, StoredAnswer]:
+def cached_answers(result: Result, rules: ClaimRules) -> dict[str, StoredAnswer]:
     """Return found answers by candidate identity; one that cannot be read is no hit."""
     found = {}
     for row in result.rows:
         with suppress(LLMLedgerUnavailable):
-            found[str(row["candidate_sha256"])] = stored_answer(row, ServedFrom.CACHE, codec)
+            found[str(row["candidate_sha256"])] = stored_answer(
+                row, ServedFrom.CACHE, rules.codec, left_s=rules.cache_ttl_s - row["age_s"]
+            )
     return found
 
 
@@ -139,7 +150,8 @@ def claim(run: NewRun, rules: ClaimRules, answer: StoredAnswer | None = None) ->
     """
     supersedes, execution = None, 1
     for _ in range(ROUNDS):
-        inserted = yield _insert(run, rules, supersedes, execution)
+        alone = answer is None and not run.cache_candidates  # no look at the cache follows
+        inserted = yield _insert(run, rules, supersedes, execution, final=alone)
         if inserted.rows:
             return (yield from _after_insert(run, rules, supersedes, execution, answer))
         holder = (
@@ -162,7 +174,13 @@ def claim(run: NewRun, rules: ClaimRules, answer: StoredAnswer | None = None) ->
 
 
 def _insert(
-    run: NewRun, rules: ClaimRules, supersedes: str | None = None, execution: int = 1, *, claims: bool = True
+    run: NewRun,
+    rules: ClaimRules,
+    supersedes: str | None = None,
+    execution: int = 1,
+    *,
+    claims: bool = True,
+    final: bool = False,
 ) -> Step:
     first = run.route.kept[0] if run.route.kept else None
     return Step(
@@ -178,6 +196,7 @@ def _insert(
             route=to_json(run.route.summary()), needs=run.route.needs.model_dump_json(),
             metadata=to_json(dict(run.metadata)), lease_s=run.lease_s,
         ),
+        final=final,
     )  # fmt: skip
 
 
@@ -186,8 +205,7 @@ def _after_insert(
 ) -> Steps[ClaimOutcome]:
     if answer is None and run.cache_candidates:
         found = cached_answers(
-            (yield find_cached(run.workspace_id, run.prompt_sha256, run.cache_candidates, rules)),
-            rules.codec,
+            (yield find_cached(run.workspace_id, run.prompt_sha256, run.cache_candidates, rules)), rules
         )
         answer = next((found[name] for name in run.cache_candidates if name in found), None)
     if answer is None or answer.response is None:
@@ -229,7 +247,7 @@ def note_send(run_id: str, owner: str, sends: int) -> Steps[None]:
     Raises:
         LLMFenced: The run is no longer ours; there must be no further send.
     """
-    noted = yield Step(sql.NOTE_SENDS, sql.bound(id=run_id, owner=owner, sends=sends))
+    noted = yield Step(sql.NOTE_SENDS, sql.bound(id=run_id, owner=owner, sends=sends), final=True)
     if noted.rowcount != 1:
         raise LLMFenced("another run took this one's key over; nothing more was sent", run_id=run_id)
 
@@ -240,11 +258,11 @@ def finish(settlement: Settlement, codec: Codec = PLAIN) -> Steps[Finished]:
     `codec` reads the answer of the run that took over.
     """
     run = settlement.run
-    done = yield Step(sql.FINISH, sql.bound(**run))
+    texts = _stored(settlement)
+    done = yield Step(sql.FINISH, sql.bound(**run), then=texts, final=True)
     if done.rowcount == 1:
-        yield from _store(settlement)
         return Finished()
-    state = (yield Step(sql.RUN_STATE, sql.bound(id=run["id"]))).first
+    state = (yield run_state(run["id"])).first
     if state is None or state["owner"] != run["owner"]:
         return Finished(persisted=False)
     if state["status"] != ABANDONED:
@@ -252,9 +270,7 @@ def finish(settlement: Settlement, codec: Codec = PLAIN) -> Steps[Finished]:
             persisted=state["status"] == run["status"]
         )  # the acknowledgement was lost, not the work
     late = {name: run[name] for name in (*sql.ACCOUNTING, "id", "owner")}
-    recorded = yield Step(sql.RECORD_LATE, sql.bound(**late))
-    if recorded.rowcount == 1:
-        yield from _store(settlement)
+    yield Step(sql.RECORD_LATE, sql.bound(**late), then=texts)
     if settlement.key is None:
         return Finished()  # no key, so nobody else was promised this run's answer
     holder = (yield key_holder(settlement.workspace_id, settlement.key)).first
@@ -278,12 +294,15 @@ def _fenced(holder: Row | None, settlement: Settlement, codec: Codec) -> Finishe
     return Finished(fenced=True, winner=winner, successor_run_id=str(holder["id"]))
 
 
-def _store(settlement: Settlement) -> Steps[None]:
-    if settlement.attempts:
-        yield Step(sql.INSERT_ATTEMPT, [sql.bound(**row) for row in settlement.attempts])
-    if settlement.payloads:  # in one order everywhere, or two finishes could wait for each other
-        rows = sorted(settlement.payloads, key=lambda row: str(row["sha256"]))
-        yield Step(sql.PUT_PAYLOAD, [sql.bound(**row) for row in rows])
+def _stored(settlement: Settlement) -> tuple[Step, ...]:
+    """Return what a run leaves beside its row: its attempts and its texts."""
+    # the texts in one order everywhere, or two finishes could wait for each other
+    texts = sorted(settlement.payloads, key=lambda row: str(row["sha256"]))
+    steps = (
+        Step(sql.INSERT_ATTEMPT, [sql.bound(**row) for row in settlement.attempts]),
+        Step(sql.PUT_PAYLOAD, [sql.bound(**row) for row in texts]),
+    )
+    return tuple(step for step in steps if step.params)
 
 
 def insert_and_finish(run: NewRun, rules: ClaimRules, settlement: Settlement) -> Steps[None]:
@@ -294,12 +313,14 @@ def insert_and_finish(run: NewRun, rules: ClaimRules, settlement: Settlement) ->
 
 def release(run_id: str) -> Steps[bool]:
     """Declare the owner of a STARTED run dead and free its key."""
-    released = yield Step(sql.RELEASE, sql.bound(id=run_id))
+    released = yield Step(sql.RELEASE, sql.bound(id=run_id), final=True)
     return released.rowcount == 1
 
 
 def add_replays(counts: Mapping[str, int]) -> Steps[None]:
     """Add up how often answers were replayed."""
     yield Step(
-        sql.ADD_REPLAYS, [sql.bound(id=run_id, count=count) for run_id, count in sorted(counts.items())]
+        sql.ADD_REPLAYS,
+        [sql.bound(id=run_id, count=count) for run_id, count in sorted(counts.items())],
+        final=True,
     )

@@ -122,7 +122,7 @@ class LLMAttempt(Base):
 
 
 class LLMPayload(Base):
-    """One text, content-addressed within a workspace. `codec` 0: bytes of JSON as they are."""
+    """One text, content-addressed within a workspace. `codec`: how its bytes are kept, as `codec.py` numbers it."""
 
     __tablename__ = "llm_payloads"
 

@@ -5,21 +5,22 @@ the write lock is held while the provider works, two keys in opposite order can 
 rollback after a paid call loses its record.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.llm import telemetry as events
 from app.llm.errors import LLMError, LLMLedgerError
 from app.llm.persistence import ledger, settlement
-from app.llm.persistence import statements as sql
-from app.llm.persistence.executor import Executor, SessionExecutor, Step
+from app.llm.persistence.executor import Executor, Result, SessionExecutor, Step, Steps
 from app.llm.persistence.ledger import ClaimRules
 from app.llm.persistence.models import STARTED
 from app.llm.persistence.settlement import Settlement
 from app.llm.ports import ClaimOutcome, Failure, Finished, KeyState, NewRun, StoredAnswer, Success
 from app.llm.telemetry import Telemetry
+
+T = TypeVar("T")
 
 
 class LedgerRunRepo:
@@ -37,7 +38,7 @@ class LedgerRunRepo:
 
     async def get_by_idempotency_key(self, workspace_id: str, key: str, request_sha256: str) -> KeyState:
         """Return what the key holds now."""
-        found = await self._executor.read(ledger.key_holder(workspace_id, key))
+        found = await self._read(ledger.key_holder(workspace_id, key))
         return ledger.key_state(found, request_sha256, self.rules)
 
     async def get_cached(
@@ -45,29 +46,29 @@ class LedgerRunRepo:
     ) -> Mapping[str, StoredAnswer]:
         """Return the freshest servable answer of each candidate identity."""
         step = ledger.find_cached(workspace_id, prompt_sha256, candidates, self.rules)
-        return ledger.cached_answers(await self._executor.read(step), self.rules.codec)
+        return ledger.cached_answers(await self._read(step), self.rules)
 
     async def create_started(self, run: NewRun) -> ClaimOutcome:
         """Claim."""
-        return await self._executor.transaction(lambda: ledger.claim(run, self.rules))
+        return await self._transact(lambda: ledger.claim(run, self.rules))
 
     async def save_result_for_idempotency_key(self, run: NewRun, answer: StoredAnswer) -> ClaimOutcome:
         """Claim with the answer already known."""
-        return await self._executor.transaction(lambda: ledger.claim(run, self.rules, answer))
+        return await self._transact(lambda: ledger.claim(run, self.rules, answer))
 
     async def record_hit(self, run: NewRun, answer: StoredAnswer) -> None:
         """Write the row of a hit without a key."""
-        await self._executor.transaction(lambda: ledger.claim(run, self.rules, answer))
+        await self._transact(lambda: ledger.claim(run, self.rules, answer))
 
     async def record_failed(self, run: NewRun, error: LLMError) -> None:
         """Write a FAILED row for a run that never claimed."""
         failure = Failure(error=error, attempts=(), queue_wait_ms=0.0, latency_ms=0.0)
         settled = self._unanswered(run, failure, "FAILED")
-        await self._executor.transaction(lambda: ledger.insert_and_finish(run, self.rules, settled))
+        await self._transact(lambda: ledger.insert_and_finish(run, self.rules, settled))
 
     async def note_send(self, run_id: str, sends: int) -> None:
         """Commit that send number `sends` may happen."""
-        await self._executor.transaction(lambda: ledger.note_send(run_id, self.rules.owner, sends))
+        await self._transact(lambda: ledger.note_send(run_id, self.rules.owner, sends))
 
     async def mark_succeeded(self, run: NewRun, success: Success) -> Finished:
         """Settle a run that has its answer."""
@@ -92,7 +93,7 @@ class LedgerRunRepo:
 
     async def wait_finished(self, run_id: str, timeout_s: float) -> str | None:  # noqa: ARG002  # never waits inside a caller's transaction
         """Return the run's status; None while STARTED or unknown."""
-        row = (await self._executor.read(Step(sql.RUN_STATE, sql.bound(id=run_id)))).first
+        row = (await self._read(ledger.run_state(run_id))).first
         return None if row is None or row["status"] == STARTED else str(row["status"])
 
     def count_replay(self, run_id: str) -> None:
@@ -100,7 +101,7 @@ class LedgerRunRepo:
 
     async def release(self, run_id: str) -> bool:
         """Declare a STARTED run's owner dead."""
-        return await self._executor.transaction(lambda: ledger.release(run_id))
+        return await self._transact(lambda: ledger.release(run_id))
 
     async def drain(self) -> None:
         """Nothing runs in the background."""
@@ -121,9 +122,15 @@ class LedgerRunRepo:
             codec=self.rules.codec,
         )
 
+    async def _transact(self, steps: Callable[[], Steps[T]]) -> T:
+        return await self._executor.transaction(steps)
+
+    async def _read(self, step: Step) -> Result:
+        return await self._executor.read(step)
+
     async def _settle(self, settled: Settlement) -> Finished:
         try:
-            return await self._executor.transaction(lambda: ledger.finish(settled, self.rules.codec))
+            return await self._transact(lambda: ledger.finish(settled, self.rules.codec))
         except LLMLedgerError as fault:
             self._telemetry.event(
                 events.EVENT_ANSWER_LOST,

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from app.db.base import db_now, seconds_until
 from app.llm.errors import LLMLedgerSchema
-from app.llm.persistence.codec import AES_GCM, Codec, Unreadable
+from app.llm.persistence.codec import ENCRYPTED, Codec, Unreadable
 from app.llm.persistence.executor import Executor, Step
 from app.llm.persistence.statements import attempts, payloads, runs
 
@@ -147,5 +147,5 @@ async def _documents(reader: Executor, run: Row, codec: Codec) -> tuple[dict[str
         try:
             documents[row["sha256"]] = json.loads(codec.decode(row["codec"], row["bytes"], **where))
         except Unreadable:
-            encrypted |= row["codec"] == AES_GCM
+            encrypted |= row["codec"] in ENCRYPTED
     return documents, encrypted

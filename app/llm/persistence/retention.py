@@ -5,7 +5,7 @@ one finds.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import astuple, dataclass
 from time import monotonic
 from typing import Any, TypeVar
@@ -225,7 +225,7 @@ def _address(row: Any) -> Address:
     return str(row["workspace_id"]), str(row["sha256"])
 
 
-async def _to_its_end(work: Coroutine[Any, Any, T]) -> T:
+async def _to_its_end(work: Awaitable[T]) -> T:
     """Return what a write gives; a caller that is cancelled meanwhile leaves when the write has ended."""
     task = asyncio.ensure_future(work)
     cancelled: asyncio.CancelledError | None = None

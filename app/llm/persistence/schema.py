@@ -1,11 +1,13 @@
 """Whether the database's tables fit this version: migrated where that is allowed, refused in one line elsewhere."""
 
 import asyncio
+from collections.abc import Awaitable
 
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.pool import NullPool
 
-from app.db.engine import sqlite_file
+from app.db.engine import build_engine, sqlite_file
 from app.db.migrate import schema_state, upgrade
 from app.llm.errors import LLMLedgerError, LLMLedgerSchema
 from app.llm.persistence.executor import ledger_error
@@ -22,13 +24,21 @@ def is_file(url: str) -> bool:
     return sqlite_file(url) is not None
 
 
-async def check_schema(engine: AsyncEngine, *, migrate: bool, timeout_s: float) -> bool:
-    """Make sure that the tables fit; return whether they had to be migrated.
+def check_schema(url: str, *, migrate: bool, timeout_s: float) -> Awaitable[bool]:
+    """Make sure, on a connection of its own, that the tables fit; return whether they had to be migrated.
+
+    Not a coroutine itself: a frame that waits for the database must not know its password.
 
     Raises:
         LLMLedgerSchema: They do not, and migrating is off or would be a step back.
         LLMLedgerError: The database cannot be reached or used.
     """
+    return _check(
+        build_engine(url, timeout_s=timeout_s, poolclass=NullPool), migrate=migrate, timeout_s=timeout_s
+    )
+
+
+async def _check(engine: AsyncEngine, *, migrate: bool, timeout_s: float) -> bool:
     fault: LLMLedgerError
     try:
         async with asyncio.timeout(timeout_s + 5):
@@ -42,4 +52,6 @@ async def check_schema(engine: AsyncEngine, *, migrate: bool, timeout_s: float) 
         fault, _ = ledger_error(error, timeout_s)
     else:
         fault = LLMLedgerSchema(_FAULTS[state])
+    finally:
+        await engine.dispose()
     raise fault

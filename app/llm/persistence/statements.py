@@ -141,7 +141,7 @@ _fresh = (
     .subquery()
 )
 FIND_CACHED = (
-    sa.select(*_ANSWER)
+    sa.select(*_ANSWER, (-seconds_until(runs.c.finished_at)).label("age_s"))
     .select_from(_WITH_ANSWER.join(_fresh, sa.and_(_fresh.c.id == runs.c.id, _fresh.c.nth == 1)))
     .where(payloads.c.bytes.is_not(None))
 )

@@ -107,7 +107,7 @@ def _among_postgresql(element: is_among, compiler: SQLCompiler, **kw: Any) -> st
 
 
 USUAL_BATCH = Step(sa.select(usual_batch().label("rows")), {})
-NO_COMPILER = Step(sa.select(no_compiler()), {})
+NO_COMPILER = Step(sa.select(no_compiler().label("off")), {})
 """First step of a write, and for that transaction only."""
 
 # -- runs

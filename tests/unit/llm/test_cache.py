@@ -288,7 +288,8 @@ async def test_a_cancelled_follower_leaves_the_leader_alone(db_url: str, outside
         leader = asyncio.create_task(llm.chat(request()))
         await _leader(client)
         follower = asyncio.create_task(llm.chat(request()))
-        await asyncio.sleep(0.01)
+        while not any(llm._repo._live.values()):  # type: ignore[attr-defined]  # noqa: ASYNC110
+            await asyncio.sleep(0)
         follower.cancel()
         with pytest.raises(asyncio.CancelledError):
             await follower
