@@ -36,7 +36,7 @@ class UTCDateTime(sa.types.TypeDecorator[datetime]):
         """Python to database."""
         if value is None or dialect.name != "sqlite":
             return value
-        return value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.") + f"{value.microsecond // 1000:03d}"
+        return value.astimezone(UTC).replace(tzinfo=None).isoformat(" ", "milliseconds")
 
     def process_result_value(self, value: Any | None, dialect: sa.Dialect) -> datetime | None:
         """Database to Python."""

@@ -7,6 +7,8 @@ AUTONOMOUS, CODEC, EXECUTOR = _HERE + "autonomous.py", _HERE + "codec.py", _HERE
 LEDGER, REPO, SETTLEMENT = _HERE + "ledger.py", _HERE + "repo.py", _HERE + "settlement.py"
 SPOOL, STATEMENTS, RETENTION = _HERE + "spool.py", _HERE + "statements.py", _HERE + "statements_retention.py"
 ENGINE, BASE = "app/db/engine.py", "app/db/base.py"
+SQLITE, WRITER, RECALL = _HERE + "sqlite.py", _HERE + "sqlite_writer.py", _HERE + "recall.py"
+SPOOLING = _HERE + "spooling.py"
 
 _CONFORMANCE, _CRASH, _UNIT = "tests/conformance/", "tests/crash/", "tests/unit/llm/"
 CACHE, CLAIMS, FINISHES = (f"{_CONFORMANCE}test_{name}.py::test_" for name in ("cache", "claims", "finishes"))
@@ -16,6 +18,9 @@ CANCELLATION, OUTAGE, PROCESSES = (
 )
 JOINED, SPOOLS, EXECUTORS = (
     f"{_UNIT}persistence/test_{name}.py::test_" for name in ("joined", "spool", "executor")
+)
+SQLITES, RECALLS, CODECS = (
+    f"{_UNIT}persistence/test_{name}.py::test_" for name in ("sqlite", "recall", "codec")
 )
 SERVICE, KEYS = _UNIT + "test_service.py::test_", _UNIT + "test_idempotency.py::test_"
 ENGINES = "tests/unit/db/test_engine.py::test_"
@@ -59,30 +64,26 @@ LEDGER_BREAKS = (
     Break(
         "transaction-is-never-committed",
         "I3",
-        EXECUTOR,
-        "self.engine.begin() as connection",
-        "self.engine.connect() as connection",
+        WRITER,
+        'connection.execute("COMMIT")',
+        'connection.execute("ROLLBACK")',
         (SERVICE + "started_is_seen_by_others_before_the_provider_is_asked",),
     ),
     Break(
-        "connection-is-kept-during-the-send",
+        "write-lock-is-kept-during-the-send",
         "I4",
-        EXECUTOR,
-        "async with self._faults(), self.engine.begin() as connection: return await _drive(connection, steps())",
-        "async with self._faults():\n"
-        "                    self.kept = connection = await self.engine.connect()\n"
-        "                    outcome = await _drive(connection, steps())\n"
-        "                    await connection.commit()\n"
-        "                    return outcome",
-        (SERVICE + "while_the_provider_works_no_connection_is_held_and_others_can_write[postgres]",),
+        WRITER,
+        'connection.execute("COMMIT")',
+        "pass",
+        (SERVICE + "while_the_provider_works_no_connection_is_held_and_others_can_write[sqlite]",),
     ),
     Break(
-        "writer-lock-is-kept-by-readers",
+        "look-up-may-write",
         "I4",
-        EXECUTOR,
-        "url, timeout_s=timeout_s, read_only=True,",
-        "url, timeout_s=timeout_s, read_only=False,",
-        (EXECUTORS + "a_read_sees_what_was_committed_and_nothing_else",),
+        SQLITE,
+        "self._connect(timeout_s=0.0, read_only=True)",
+        "self._connect(timeout_s=0.0, read_only=False)",
+        (SQLITES + "a_look_up_writes_nothing",),
     ),
     Break(
         "fenced-owner-returns-its-own-answer",
@@ -199,15 +200,12 @@ LEDGER_BREAKS = (
         (JOINED + "a_released_savepoint_still_holds_the_lock",),
     ),
     Break(
-        "autonomous-run-lives-in-the-callers-transaction",
+        "outcome-is-told-before-it-is-committed",
         "I9",
-        EXECUTOR,
-        "return await _drive(connection, steps())\n            except _RepeatTransactionError",
-        "outcome = await _drive(connection, steps())\n"
-        "                    await connection.rollback()\n"
-        "                    return outcome\n"
-        "            except _RepeatTransactionError",
-        (JOINED + "the_callers_rollback_leaves_an_autonomous_run_in_its_own_file_alone",),
+        WRITER,
+        "each.outcome = drive(connection, each.steps())",
+        "each.outcome = drive(connection, each.steps())\n                self._settled([each])",
+        (SQLITES + "an_acknowledged_outcome_is_a_committed_one",),
     ),
     Break(
         "failed-run-keeps-its-key",
@@ -229,23 +227,23 @@ LEDGER_BREAKS = (
         "transition-dies-with-its-caller",
         "I11",
         AUTONOMOUS,
-        "return await asyncio.shield(self._track(work))",
-        "return await work",
+        "return await asyncio.shield(self._begin(self._executor.transaction(steps)))",
+        "return await self._executor.transaction(steps)",
         (CANCELLATION + "cancelling_at_each_transition_leaves_nothing_behind",),
     ),
     Break(
         "claim-dies-with-its-caller",
         "I11",
         AUTONOMOUS,
-        "return await asyncio.shield(task) except",
-        "return await task\n        except",
+        "return await asyncio.shield(claim) except",
+        "return await claim\n        except",
         (CANCELLATION + "cancelling_at_each_transition_leaves_nothing_behind",),
     ),
     Break(
         "claim-that-nobody-waits-for-stays-started",
         "I11",
         AUTONOMOUS,
-        "task.add_done_callback(lambda done: self._settle_unclaimed(run, done))",
+        "claim.add_done_callback(partial(self._settle_unclaimed, run))",
         "pass",
         (CANCELLATION + "cancelling_at_each_transition_leaves_nothing_behind",),
     ),
@@ -253,7 +251,7 @@ LEDGER_BREAKS = (
         "drain-waits-for-nobody",
         "I11",
         AUTONOMOUS,
-        "while self._tasks: await asyncio.wait(set(self._tasks))",
+        "while self._begun: await asyncio.wait(set(self._begun))",
         "await asyncio.sleep(0)",
         (
             CANCELLATION + "cancelling_at_each_transition_leaves_nothing_behind",
@@ -330,8 +328,8 @@ LEDGER_BREAKS = (
         "payload-holds-what-a-database-refuses",
         "I14",
         CODEC,
-        "json.dumps(value, ensure_ascii=True,",
-        "json.dumps(value, ensure_ascii=False,",
+        "json.JSONEncoder(ensure_ascii=True,",
+        "json.JSONEncoder(ensure_ascii=False,",
         (FINISHES + "any_text_is_stored_and_comes_back_as_it_was",),
     ),
     Break(
@@ -361,7 +359,7 @@ LEDGER_BREAKS = (
     Break(
         "other-request-gets-the-spooled-answer",
         "I15",
-        AUTONOMOUS,
+        SPOOLING,
         "if settled.request_sha256 != request_sha256:",
         "if not request_sha256:",
         (OUTAGE + "a_paid_answer_survives_a_database_that_is_away",),
@@ -410,9 +408,9 @@ LEDGER_BREAKS = (
     Break(
         "database-fault-drags-the-prompt-along",
         "I17",
-        EXECUTOR,
-        "raise fault from None  # the driver's error quotes the statement's values",
-        "raise fault",
+        WRITER,
+        "operation.fault, _ = ledger_error(error, self._timeout_s)",
+        "operation.fault = error",
         (GAPS + "a_fault_has_no_error_of_the_driver_behind_it",),
     ),
     Break(
@@ -595,9 +593,9 @@ LEDGER_BREAKS = (
     Break(
         "own-callers-lock-is-waited-for",
         "executor",
-        EXECUTOR,
-        "if self._file is not None and holds_write_lock(self._file):",
-        "if self._file is None and holds_write_lock(self._file):",
+        SQLITE,
+        "if holds_write_lock(self._file):",
+        'if holds_write_lock(self._file / "elsewhere"):',
         (JOINED + "an_autonomous_call_inside_a_unit_of_work_on_its_file_is_refused_at_once",),
         hangs_s=8,
     ),
@@ -620,7 +618,7 @@ LEDGER_BREAKS = (
     Break(
         "pending-lines-answer-nobody",
         "spool",
-        AUTONOMOUS,
+        SPOOLING,
         "settled = self._spool.of_key(workspace_id, key)",
         "settled = None",
         (OUTAGE + "a_paid_answer_survives_a_database_that_is_away",),
@@ -629,14 +627,14 @@ LEDGER_BREAKS = (
         "claim-overtakes-the-spool",
         "spool",
         AUTONOMOUS,
-        "await self._done(self._drain_spool())",
+        "await asyncio.shield(self._begin(self._spooling.drain()))",
         "pass",
         (OUTAGE + "a_paid_answer_survives_a_database_that_is_away",),
     ),
     Break(
         "answer-is-lost-without-a-spool-line",
         "spool",
-        AUTONOMOUS,
+        SPOOLING,
         "await asyncio.to_thread(self._spool.append, settled)",
         "pass",
         (OUTAGE + "a_paid_answer_survives_a_database_that_is_away",),
@@ -676,7 +674,7 @@ LEDGER_BREAKS = (
     Break(
         "lines-of-the-dead-are-left-behind",
         "spool",
-        AUTONOMOUS,
+        SPOOLING,
         "await asyncio.to_thread(self._spool.check)\n            await asyncio.to_thread(self._spool.adopt)",
         "await asyncio.to_thread(self._spool.check)",
         (PROCESSES + "the_spool_of_a_killed_process_is_inherited",),
@@ -688,5 +686,121 @@ LEDGER_BREAKS = (
         "self.append(settlement)",
         "self._pending[settlement.run_id] = settlement",
         (SPOOLS + "the_lines_of_the_living_are_left_alone_and_those_of_the_dead_are_taken",),
+    ),
+    Break(
+        "fault-in-a-batch-is-everybodys",
+        "executor",
+        WRITER,
+        "self._perform([each])",
+        "self._fail(each, error)",
+        (SQLITES + "one_fault_in_a_batch_spoils_nobody",),
+    ),
+    Break(
+        "batch-with-a-fault-is-committed-in-part",
+        "executor",
+        WRITER,
+        'connection.execute("ROLLBACK") raise',
+        'connection.execute("COMMIT")\n            raise',
+        (SQLITES + "one_fault_in_a_batch_spoils_nobody",),
+    ),
+    Break(
+        "waiting-for-the-lock-has-no-end",
+        "executor",
+        WRITER,
+        "if each.give_up_at_s <= now_s:",
+        "if each.give_up_at_s + 3600 <= now_s:",
+        (SQLITES + "a_lock_held_elsewhere_ends_in_a_busy_error_for_everybody_at_once",),
+        hangs_s=20,
+    ),
+    Break(
+        "child-uses-its-parents-connection",
+        "executor",
+        SQLITE,
+        "if os.getpid() != self._pid: return _forked()",
+        "if self._pid == 0:\n            return _forked()",
+        (SQLITES + "a_forked_child_does_not_touch_its_parents_connections",),
+    ),
+    Break(
+        "long-reads-stall-the-loop",
+        "executor",
+        SQLITE,
+        "if step.brief and self._lookup_s < SLOW_LOOKUP_S:",
+        "if self._lookup_s < SLOW_LOOKUP_S:",
+        (SQLITES + "a_long_read_stays_off_the_loop",),
+    ),
+    Break(
+        "memory-serves-any-tenants-key",
+        "I13",
+        RECALL,
+        'return ("key", workspace_id, key)',
+        'return ("key", "", key)',
+        (
+            RECALLS + "places_of_other_tenants_keys_prompts_and_candidates_do_not_meet",
+            RECALLS + "another_tenant_with_the_same_key_gets_nothing_from_memory",
+        ),
+    ),
+    Break(
+        "memory-serves-another-request",
+        "I15",
+        AUTONOMOUS,
+        "if known is not None and known.request_sha256 == request_sha256:",
+        "if known is not None:",
+        (RECALLS + "another_request_under_a_key_in_memory_is_a_conflict",),
+    ),
+    Break(
+        "memory-serves-what-has-expired",
+        "keys",
+        RECALL,
+        "FRESH_S if answer.left_s is None else min(FRESH_S, answer.left_s)",
+        "FRESH_S",
+        (RECALLS + "an_answer_that_expires_sooner_is_at_hand_until_then",),
+    ),
+    Break(
+        "memory-never-asks-again",
+        "I5",
+        RECALL,
+        "if self._now_s() >= kept.until_s:",
+        "if self._now_s() < 0:",
+        (RECALLS + "a_key_that_is_forced_elsewhere_gives_its_new_answer_when_the_look_up_is_old",),
+    ),
+    Break(
+        "memory-keeps-what-was-forced",
+        "I5",
+        AUTONOMOUS,
+        "self._recall.forget(of_key(run.workspace_id, run.idempotency_key))",
+        "pass",
+        (RECALLS + "a_key_that_is_forced_here_gives_its_new_answer_at_once",),
+    ),
+    Break(
+        "memory-has-no-end",
+        "cache",
+        RECALL,
+        "while self._bytes > self._max_bytes:",
+        "while self._bytes < 0:",
+        (RECALLS + "together_they_take_no_more_than_they_may_and_the_least_used_goes_first",),
+    ),
+    Break(
+        "hit-behind-is-never-written",
+        "cache",
+        _HERE + "behind.py",
+        "for steps in hits: self._write(steps)",
+        "hits.clear()",
+        (RECALLS + "a_burst_of_hits_asks_the_database_once_and_leaves_a_row_each",),
+    ),
+    Break(
+        "bomb-is-unpacked",
+        "I14",
+        CODEC,
+        "if not 0 <= zstandard.frame_content_size(frame) <= LARGEST_FRAME:",
+        "if zstandard.frame_content_size(frame) < -2:",
+        (CODECS + "a_frame_that_says_it_holds_too_much_is_not_opened",),
+    ),
+    Break(
+        "encrypted-frame-is-not-unpacked",
+        "I20",
+        _HERE + "cipher.py",
+        "return PLAIN.decode(_OPENED[codec], opened, workspace_id=workspace_id, address=address)",
+        "return opened",
+        ("tests/security/test_encryption.py::test_a_long_text_is_compressed_before_it_is_encrypted",),
     ),
 )

@@ -34,6 +34,11 @@ _zstd = threading.local()
 _TIMES_IN_MEMORY, _MORE_IN_MEMORY = 2, 3000
 """About how many bytes an answer takes as objects, for each byte of its JSON, and beside that."""
 
+_ENCODER = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"))
+"""Not orjson: it writes no ASCII, refuses lone surrogates, and reads large integers as floats."""
+_UNSAID = {
+    name: field.get_default(call_default_factory=True) for name, field in LLMRequest.model_fields.items()
+}
 _PARTS: TypeAdapter[tuple[TextPart | ToolCallPart | ThinkingPart, ...]] = TypeAdapter(
     tuple[Annotated[TextPart | ToolCallPart | ThinkingPart, Field(discriminator="type")], ...]
 )
@@ -120,16 +125,12 @@ def _decompressed(frame: bytes) -> bytes:
 
 def to_json(value: object) -> str:
     """Return JSON of ASCII characters only: no database refuses its NULs or surrogates."""
-    return json.dumps(value, ensure_ascii=True, separators=(",", ":"))
+    return _ENCODER.encode(value)
 
 
 def encode_request(request: LLMRequest) -> bytes:
     """Return what the caller wrote, without what it left unsaid; it reads back as an equal request."""
-    unsaid = {
-        name
-        for name, field in LLMRequest.model_fields.items()
-        if getattr(request, name) == field.get_default(call_default_factory=True)
-    }
+    unsaid = {name for name, default in _UNSAID.items() if getattr(request, name) == default}
     return to_json({"v": VERSION, "request": request.model_dump(mode="json", exclude=unsaid)}).encode()
 
 

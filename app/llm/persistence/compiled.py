@@ -66,6 +66,8 @@ class Compiled:
         return row
 
     def _shape_for(self, params: Mapping[str, Any]) -> "_Shape":
+        if not self._lists and () in self._shapes:
+            return self._shapes[()]
         lists = {name: params.get(name, bind.effective_value) for name, bind in self._lists.items()}
         lengths = tuple(map(len, lists.values()))
         shape = self._shapes.get(lengths)

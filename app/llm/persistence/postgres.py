@@ -94,7 +94,7 @@ class PostgresExecutor:
         wire = self._wire(min(PATIENCE_S, self._timeout_s))
         try:
             with suppress(*FAULTS):  # the first one who needs it will be told
-                await wire.ready()
+                await wire.connect()
             while gathered := await _gathered(queue):
                 operations = [operation for operation in gathered if not operation.taken_back()]
                 if operations:
@@ -143,8 +143,9 @@ class PostgresExecutor:
     async def _attempt(self, wire: Wire, operations: list[Operation]) -> Exception | None:
         """Return what undid those of the operations that have not ended."""
         try:
-            async with asyncio.timeout_at(min(operation.due_s for operation in operations)):
-                await wire.ready()
+            if not wire.stands:
+                async with asyncio.timeout_at(min(operation.due_s for operation in operations)):
+                    await wire.connect()
         except FAULTS as error:
             for operation in operations:
                 operation.fail(ledger_error(error, self._timeout_s)[0])

@@ -30,7 +30,7 @@ _LOCKED_BY = ("p_workspace_id", "p_idem_slot", "p_flight_slot", "p_sha256", "p_i
 class Query:
     """A step as it travels: the statement's text, and values for each of its executions."""
 
-    __slots__ = ("rows", "statement", "step", "text")
+    __slots__ = ("_params", "rows", "statement", "step", "text")
 
     def __init__(self, step: Step) -> None:
         many = [step.params] if isinstance(step.params, Mapping) else step.params
@@ -38,14 +38,17 @@ class Query:
         self.statement: Compiled = compiled(step.statement, "postgresql")
         bound = [self.statement.bind(params) for params in many]
         self.text: str = bound[0][0] if bound else ""
-        self.rows: list[tuple[tuple[str, ...], Values]] = [
-            (_locks(params), values) for params, (_, values) in zip(many, bound, strict=True)
-        ]
+        self.rows: list[Values] = [values for _, values in bound]
+        self._params = many
 
     @property
     def writes(self) -> bool:
         """Whether rows are changed, and counted by returning them."""
         return isinstance(self.step.statement, sa.UpdateBase)
+
+    def locks(self) -> list[tuple[str, ...]]:
+        """Return what each execution locks, so far as its values tell."""
+        return [tuple(str(params.get(name) or "") for name in _LOCKED_BY) for params in self._params]
 
     @property
     def can_be_numbered(self) -> bool:
@@ -67,15 +70,20 @@ class Wire:
         """Whether there is no connection, or none that can be used."""
         return self._connection is None or self._connection.is_closed()
 
-    async def ready(self) -> None:
-        """Have a connection that stands."""
-        now_s = asyncio.get_running_loop().time()
-        if not self.lost and now_s - self._used_at_s > IDLE_S:
+    @property
+    def stands(self) -> bool:
+        """Whether there is a connection that was in use just now; noted as used."""
+        since_s, self._used_at_s = self._used_at_s, asyncio.get_running_loop().time()
+        return not self.lost and self._used_at_s - since_s <= IDLE_S
+
+    async def connect(self) -> None:
+        """Have a connection that stands: the one there is, if it answers, else a new one."""
+        if not self.lost:
             await self._ask()
         if self.lost:
             self.drop()
             self._connection = await asyncpg.connect(**self._options)
-        self._used_at_s = now_s
+        self._used_at_s = asyncio.get_running_loop().time()
 
     async def _ask(self) -> None:
         try:
@@ -127,28 +135,27 @@ class Wire:
         if not first.can_be_numbered:
             return [await self._run_text(query) for query in queries]
         if len(queries) == len(first.rows) == 1 and not first.writes:
-            records = await self._open.fetch(first.text, *first.rows[0][1])
+            records = await self._open.fetch(first.text, *first.rows[0])
             return [Result([first.statement.row(record) for record in records], len(records))]
         return await self._run_numbered(queries)
 
     async def _run_joined(self, query: Query) -> Result:
         followers = [each for step in query.step.then if (each := Query(step)).rows]
         text = _joined(query.text, tuple((each.text, len(each.rows)) for each in followers))
-        values = [value for each in (query, *followers) for _, row in each.rows for value in row]
+        values = [value for each in (query, *followers) for row in each.rows for value in row]
         return Result([], len(await self._open.fetch(text, *values)))
 
     async def _run_numbered(self, queries: Sequence[Query]) -> list[Result]:
         first = queries[0]
-        text = _numbered(first.text, len(first.rows[0][1]) + 1, first.writes, first.statement.returns_rows)
-        rows = [
-            (locks, number, values) for number, query in enumerate(queries) for locks, values in query.rows
-        ]
-        if first.writes and len(rows) > 1:
-            rows.sort(key=lambda row: row[:2])
+        text = _numbered(first.text, len(first.rows[0]) + 1, first.writes, first.statement.returns_rows)
+        rows = [(*values, number) for number, query in enumerate(queries) for values in query.rows]
         if len(rows) == 1:
-            records = await self._open.fetch(text, *rows[0][2], rows[0][1])
+            records = await self._open.fetch(text, *rows[0])
         else:
-            records = await self._open.fetchmany(text, [(*values, number) for _, number, values in rows])
+            if first.writes:
+                locks = [each for query in queries for each in query.locks()]
+                rows = [rows[at] for at in sorted(range(len(rows)), key=locks.__getitem__)]
+            records = await self._open.fetchmany(text, rows)
         found: list[list[dict[str, Any]]] = [[] for _ in queries]
         counts = [0] * len(queries)
         for record in records:
@@ -162,7 +169,7 @@ class Wire:
         prepared = await self._open.prepare(query.text)
         found: list[dict[str, Any]] = []
         count = 0
-        for _, values in query.rows:
+        for values in query.rows:
             found += [dict(record) for record in await prepared.fetch(*values)]
             changed = prepared.get_statusmsg().rpartition(" ")[2]
             count += int(changed) if changed.isdigit() else 0
@@ -186,10 +193,6 @@ def connect_options(url: str, *, timeout_s: float, lock_timeout_s: float) -> dic
     if own_cache is not None:
         options["statement_cache_size"] = min(own_cache, options.get("statement_cache_size", own_cache))
     return {**options, "timeout": timeout_s, "server_settings": server_settings(lock_timeout_s)}
-
-
-def _locks(params: Mapping[str, Any]) -> tuple[str, ...]:
-    return tuple(str(params.get(name) or "") for name in _LOCKED_BY)
 
 
 @lru_cache(maxsize=KEPT_STATEMENTS)
