@@ -352,8 +352,8 @@ WIRE_BREAKS = (
         "another-request-is-remembered",
         "wire",
         RENDERING,
-        "found = self._remembered.get(key)",
-        "found = next(iter(self._remembered.values()), None)",
+        "found = self._made.get(key)",
+        "found = next(iter(self._made.values()), None)",
         (LANE + "requests_that_differ_in_one_number_do_not_share_what_is_remembered",),
     ),
     Break(
@@ -414,5 +414,24 @@ WIRE_BREAKS = (
         "if settings.litellm_lane is LiteLLMLane.DIALECT:",
         "if settings.litellm_lane:",
         (CHOICE + "the_setting_sends_both_through_the_wrapper",),
+    ),
+    Break(
+        "request-of-a-caller-is-remembered",
+        "wire",
+        RENDERING,
+        "found = self._make(model, orjson.loads(key)[1])",
+        "found = self._make(model, given)",
+        (
+            _UNIT
+            + "test_rendering.py::test_a_caller_that_changes_its_schema_later_changes_nothing_that_is_remembered",
+        ),
+    ),
+    Break(
+        "memory-has-no-end",
+        "wire",
+        RENDERING,
+        "if len(self._made) > MAX_REMEMBERED:",
+        "if len(self._made) > 2**40:",
+        (_UNIT + "test_rendering.py::test_the_oldest_is_forgotten_and_the_used_is_kept",),
     ),
 )

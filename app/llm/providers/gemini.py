@@ -71,7 +71,7 @@ def identity_options(settings: LLMSettings, model: str) -> dict[str, JsonValue]:
 
 
 def call_options(settings: LLMSettings, model: str, request: LLMRequest) -> dict[str, Any]:
-    """Return what `litellm.acompletion` is given for this call, except deadlines and the HTTP client."""
+    """Return this call in the words of `litellm.acompletion`, which every lane reads; deadline and HTTP are not in it."""
     options: dict[str, Any] = {
         "model": f"gemini/{model}",
         "api_base": api_base(settings),

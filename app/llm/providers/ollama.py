@@ -96,7 +96,7 @@ def identity_options(settings: LLMSettings, model: str) -> dict[str, JsonValue]:
 
 
 def call_options(settings: LLMSettings, model: str, request: LLMRequest) -> dict[str, Any]:
-    """Return what `litellm.acompletion` is given for this call, except deadlines and the HTTP client."""
+    """Return this call in the words of `litellm.acompletion`, which every lane reads; deadline and HTTP are not in it."""
     tools = () if request.tool_choice == "none" else request.tools  # Ollama knows no tool choice
     options: dict[str, Any] = {
         "model": f"ollama_chat/{model}",

@@ -1,8 +1,8 @@
 """The lane of every provider that LiteLLM knows: `litellm.acompletion`, whose HTTP client and timeouts are ours.
 
 LiteLLM hides status, headers and bytes of an answer, repeats a request whose connection closed before the headers,
-leaves a task behind for each, and has no limit of size. So `_Call.post` takes the place of its HTTP client's `post`,
-and gives LiteLLM an answer that is free of what it would stumble over.
+leaves a task behind for each, and has no limit of size. So `_post` takes the place of its HTTP client's `post`, and
+gives LiteLLM an answer that is free of what it would stumble over.
 """
 
 import json

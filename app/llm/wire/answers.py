@@ -2,8 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from app.llm.candidates import Candidate
 from app.llm.errors import LLMBadResponse, LLMContentFiltered, LLMContextExceeded, LLMProviderError
@@ -18,8 +17,7 @@ Json = dict[str, Any]
 Parts = tuple[TextPart | ToolCallPart | ThinkingPart, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
+class Call(NamedTuple):
     """A tool call as it was read; nothing of it is checked yet."""
 
     name: object
@@ -28,8 +26,7 @@ class Call:
     signature: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class Answer(NamedTuple):
     """What one lane has read, not judged yet."""
 
     text: str | None = None

@@ -1,10 +1,10 @@
 """Has LiteLLM's transformation classes write the request of one call, without LiteLLM's wrapper around them."""
 
 import json
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import orjson
 
@@ -14,12 +14,11 @@ T = TypeVar("T")
 _NO_PARAMETERS = frozenset(("model", "api_base", "api_key", "headers", "messages"))
 _HELLO = [{"role": "user", "parts": [{"text": "Hello"}]}]
 _BE_BRIEF = {"parts": [{"text": "Be brief."}]}
-_MAX_REMEMBERED = 256
-_MAX_REMEMBERED_BYTES = 65_536  # of one: longer ones are rendered anew each time
+MAX_REMEMBERED = 128
+MAX_REMEMBERED_BYTES = 32_768  # of one set of parameters; what is made of a longer one is made anew each time
 
 
-@dataclass(frozen=True, slots=True)
-class Rendered:
+class Rendered(NamedTuple):
     """One request, ready to be sent."""
 
     url: str
@@ -40,7 +39,7 @@ class OllamaRenderer:
 
     def __init__(self, library: Any) -> None:
         self._read = library.utils.get_optional_params
-        self._parameters = _Remembered(self._parameters_of)
+        self._parameters = Remembered(self._parameters_of)
         self._config = config = library.OllamaChatConfig()
         defaults = config.get_config()
         config.get_config = lambda: defaults  # else it looks through its class for them with each call
@@ -80,7 +79,7 @@ class GeminiRenderer:
         self._whole_body = _transform_request_body
         self._without_system = _transform_system_message
         self._contents = library.GoogleAIStudioGeminiConfig()._transform_messages  # noqa: SLF001  # no other way
-        self._frames = _Remembered(self._frame_of)
+        self._frames = Remembered(self._frame_of)
 
     def __call__(self, options: Mapping[str, Any]) -> Rendered:
         """Return the request of a call with these `call_options`."""
@@ -125,27 +124,32 @@ class GeminiRenderer:
         return body
 
 
-class _Remembered(Generic[T]):
-    """What LiteLLM makes of everything but the messages, remembered by value: it takes longer than all the rest."""
+class Remembered(Generic[T]):
+    """What LiteLLM makes of everything but the messages, kept by value: making it takes longer than all the rest."""
 
-    def __init__(self, read: Callable[[str, Json], T]) -> None:
-        self._read = read
-        self._remembered: OrderedDict[bytes, T] = OrderedDict()
+    def __init__(self, make: Callable[[str, Json], T]) -> None:
+        """Call `make` with the model and its parameters, unless it was called with equal ones lately."""
+        self._make = make
+        self._made: OrderedDict[bytes, T] = OrderedDict()
+        self._lock = threading.Lock()  # event loops of several threads may share a client
 
     def of(self, model: str, options: Mapping[str, Any]) -> T:
         """Return it; nobody may change it."""
         given = {name: value for name, value in options.items() if name not in _NO_PARAMETERS}
         key = _key(model, given)
         if not key:
-            return self._read(model, given)
-        found = self._remembered.get(key)
-        if found is None:
-            # Read from a copy: what is remembered shares nothing with the request of a caller.
-            found = self._remembered[key] = self._read(model, orjson.loads(key)[1])
-            if len(self._remembered) > _MAX_REMEMBERED:
-                self._remembered.popitem(last=False)
-        else:
-            self._remembered.move_to_end(key)
+            return self._make(model, given)
+        with self._lock:
+            found = self._made.get(key)
+            if found is not None:
+                self._made.move_to_end(key)
+                return found
+        # Made of a copy: what is kept shares nothing with the request of a caller.
+        found = self._make(model, orjson.loads(key)[1])
+        with self._lock:
+            self._made[key] = found
+            if len(self._made) > MAX_REMEMBERED:
+                self._made.popitem(last=False)
         return found
 
 
@@ -164,10 +168,11 @@ def _key(model: str, given: Json) -> bytes:
         key = orjson.dumps([model, given])
     except TypeError:  # an integer of more than 64 bits
         return b""
-    return key if len(key) <= _MAX_REMEMBERED_BYTES else b""
+    return key if len(key) <= MAX_REMEMBERED_BYTES else b""
 
 
 def _dumped(body: object) -> bytes:
+    """Return `body` as JSON; numbers that JSON cannot say were refused with the fingerprint."""
     try:
         return orjson.dumps(body)
     except TypeError:  # as above
