@@ -3,8 +3,6 @@
 import logging
 from typing import Any
 
-import structlog
-
 NAME = "signalbox"
 
 
@@ -13,14 +11,14 @@ def get_logger() -> Any:
 
     Nothing is configured globally: without a logging set-up of the host, warnings and errors go to stderr.
     """
+    import structlog  # noqa: PLC0415  # it loads rich, half as much again as all of ours; types alone need neither
+
     return structlog.wrap_logger(
         logging.getLogger(NAME),
         wrapper_class=structlog.stdlib.BoundLogger,
         processors=[
-            structlog.stdlib.filter_by_level,
             structlog.stdlib.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.JSONRenderer(),
         ],
-        cache_logger_on_first_use=True,
-    )
+    ).bind()  # made once: the lazy proxy would ask for its configuration at every event

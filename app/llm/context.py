@@ -15,6 +15,8 @@ _scope: ContextVar[LLMCallContext | None] = ContextVar("signalbox_call_scope", d
 RESERVED = ("workspace_id", "pipeline_run_id", "stage")
 """Names in `LLMRequest.metadata` that are context, not metadata."""
 
+_FACTS = tuple(LLMCallContext.model_fields)
+
 
 @contextmanager
 def call_scope(context: LLMCallContext) -> Iterator[None]:
@@ -53,8 +55,9 @@ def resolve_context(
         LLMWorkspaceConflict: Two of them name different workspaces, pipeline runs, stages or keys.
         LLMInvalidRequest: A reserved name in the metadata holds something else than text.
     """
-    sources = {"context=": given, "the request": _of_request(request), "call_scope": _scope.get()}
-    facts = {name: _agreed(name, sources) for name in LLMCallContext.model_fields}
+    said = {"context=": given, "the request": _of_request(request), "call_scope": _scope.get()}
+    sources = {source: vars(context) for source, context in said.items() if context is not None}
+    facts = {name: _agreed(name, sources) for name in _FACTS}
     workspace_id = facts["workspace_id"] or default_workspace
     if workspace_id is None:
         raise LLMWorkspaceMissing(
@@ -70,19 +73,30 @@ def resolve_context(
     )
 
 
-def _of_request(request: LLMRequest) -> LLMCallContext:
-    named = {name: request.metadata[name] for name in RESERVED if request.metadata.get(name) is not None}
+def _of_request(request: LLMRequest) -> LLMCallContext | None:
+    key = request.idempotency_key
+    named = {name: value for name in RESERVED if (value := request.metadata.get(name)) is not None}
+    if not named and key is None:
+        return None
     try:
-        return LLMCallContext.model_validate({**named, "idempotency_key": request.idempotency_key})
+        return LLMCallContext(**named, idempotency_key=key)  # type: ignore[arg-type]  # that is what is checked here
     except ValidationError as error:
         fault = error.errors(include_url=False, include_input=False)[0]
         raise LLMInvalidRequest(f"metadata[{fault['loc'][0]!r}]: {fault['msg']}") from None
 
 
-def _agreed(name: str, sources: Mapping[str, LLMCallContext | None]) -> str | None:
-    said = {source: getattr(context, name) for source, context in sources.items() if context is not None}
-    named = {source: value for source, value in said.items() if value is not None}
-    if len(set(named.values())) > 1:
-        both = ", ".join(f"{source} says {value!r}" for source, value in named.items())
-        raise LLMWorkspaceConflict(f"two sources name different values of {name}: {both}")
-    return next(iter(named.values()), None)
+def _agreed(name: str, sources: Mapping[str, Mapping[str, str | None]]) -> str | None:
+    agreed: str | None = None
+    for facts in sources.values():
+        value = facts[name]
+        if value is None:
+            continue
+        if agreed is not None and value != agreed:
+            raise _conflict(name, sources)
+        agreed = value
+    return agreed
+
+
+def _conflict(name: str, sources: Mapping[str, Mapping[str, str | None]]) -> LLMWorkspaceConflict:
+    both = ", ".join(f"{source} says {facts[name]!r}" for source, facts in sources.items() if facts[name])
+    return LLMWorkspaceConflict(f"two sources name different values of {name}: {both}")

@@ -135,7 +135,7 @@ class LLMRequest(Frozen):
 
     @model_validator(mode="after")
     def _text_can_be_sent(self) -> Self:
-        if _has_lone_surrogate(vars(self)):
+        if any(_has_lone_surrogate(getattr(self, said)) for said in self.model_fields_set):
             raise ValueError(
                 "a text holds half of a surrogate pair, which no provider can be sent: "
                 "decode it with errors='replace'"
@@ -188,18 +188,22 @@ def printable(value: str, what: str) -> str:
     return value
 
 
+_WITHOUT_TEXT = frozenset({type(None), bool, int, float, bytes})
+
+
 def _has_lone_surrogate(value: object) -> bool:
-    match value:
-        case str():
-            return not value.isascii() and not _is_unicode(value)
-        case BaseModel():
-            return _has_lone_surrogate(vars(value))
-        case Mapping():
-            return any(_has_lone_surrogate(key) or _has_lone_surrogate(item) for key, item in value.items())
-        case tuple() | list():
-            return any(map(_has_lone_surrogate, value))
-        case _:
-            return False
+    kind = type(value)
+    if kind in _WITHOUT_TEXT:
+        return False
+    if isinstance(value, str):
+        return not value.isascii() and not _is_unicode(value)
+    if kind is tuple or kind is list:
+        return any(map(_has_lone_surrogate, value))  # type: ignore[call-overload]  # mypy does not follow `kind`
+    if isinstance(value, BaseModel):
+        return any(map(_has_lone_surrogate, vars(value).values()))
+    if isinstance(value, Mapping):
+        return any(map(_has_lone_surrogate, (*value, *value.values())))
+    return False
 
 
 def _is_unicode(text: str) -> bool:
