@@ -79,7 +79,7 @@ def _of_request(request: LLMRequest) -> LLMCallContext | None:
     if not named and key is None:
         return None
     try:
-        return LLMCallContext(**named, idempotency_key=key)  # type: ignore[arg-type]  # that is what is checked here
+        return LLMCallContext(**named, idempotency_key=key)
     except ValidationError as error:
         fault = error.errors(include_url=False, include_input=False)[0]
         raise LLMInvalidRequest(f"metadata[{fault['loc'][0]!r}]: {fault['msg']}") from None

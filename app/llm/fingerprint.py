@@ -160,8 +160,6 @@ def _canonical(value: Any, call_ids: dict[str, int]) -> Any:
     kind = type(value)
     if kind in _AS_IS:
         return value
-    if kind in _TEXTS_ONLY:
-        return vars(value)
     if kind in _CONTENT:
         return _canonical_shape(value, call_ids)
     if isinstance(value, list | tuple):
@@ -173,6 +171,8 @@ def _canonical(value: Any, call_ids: dict[str, int]) -> Any:
 
 def _canonical_shape(shape: Frozen, call_ids: dict[str, int]) -> dict[str, Any]:
     held, kind = vars(shape), type(shape)
+    if kind in _TEXTS_ONLY:
+        return held
     body = {
         name: value if type(value := held[name]) in _AS_IS else _canonical(value, call_ids)
         for name in _CONTENT[kind]

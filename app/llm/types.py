@@ -7,7 +7,15 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, Field, JsonValue, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    Field,
+    JsonValue,
+    SkipValidation,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from app.llm.messages import (
     Frozen,
@@ -192,18 +200,15 @@ _WITHOUT_TEXT = frozenset({type(None), bool, int, float, bytes})
 
 
 def _has_lone_surrogate(value: object) -> bool:
-    kind = type(value)
-    if kind in _WITHOUT_TEXT:
+    if type(value) in _WITHOUT_TEXT:
         return False
     if isinstance(value, str):
         return not value.isascii() and not _is_unicode(value)
-    if kind is tuple or kind is list:
-        return any(map(_has_lone_surrogate, value))  # type: ignore[call-overload]  # mypy does not follow `kind`
+    if isinstance(value, tuple | list):
+        return any(map(_has_lone_surrogate, value))
     if isinstance(value, BaseModel):
         return any(map(_has_lone_surrogate, vars(value).values()))
-    if isinstance(value, Mapping):
-        return any(map(_has_lone_surrogate, (*value, *value.values())))
-    return False
+    return isinstance(value, Mapping) and any(map(_has_lone_surrogate, (*value, *value.values())))
 
 
 def _is_unicode(text: str) -> bool:
@@ -279,7 +284,9 @@ class LLMResponse(Frozen):
     run_id: str
     """The row of this call; for a replay the row that made the answer."""
     served_from: ServedFrom
-    route: tuple[dict[str, JsonValue], ...] = ()
+    route: SkipValidation[
+        tuple[dict[str, JsonValue], ...]
+    ] = ()  # our own words: checking them costs more than all else
     """As `RouteDecision.summary`."""
     attempts: tuple[Attempt, ...] = ()
     persisted: bool = True

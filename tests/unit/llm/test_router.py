@@ -397,9 +397,7 @@ def test_ten_thousand_requests_are_routed_alike_in_every_process(hash_seed: str)
 def test_a_remembered_route_is_the_one_that_would_be_worked_out(monkeypatch: pytest.MonkeyPatch):
     """Every reason is exact, whichever way it was found; lengths lie around the windows."""
     choose = random.Random(7)  # noqa: S311  # no secret is drawn
-    house = House(
-        ollama_num_ctx=2048, fallback_to_cloud=False, profile_balanced="ollama:a,gemini:b,ollama:c"
-    )
+    house = House(ollama_num_ctx=2048, fallback_to_cloud=False, profile_balanced="ollama:a,gemini:b,ollama:c")
     window = 3 * (2048 - DEFAULT_OUTPUT_TOKENS)
     limits = (LLMConstraints(), LLMConstraints(allow_fallback=False), LLMConstraints(providers=(GEMINI,)))
     requests = [
