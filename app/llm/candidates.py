@@ -1,5 +1,6 @@
 """Candidates and decisions: the immutable snapshots that the router reads, and what it makes of them."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -125,6 +126,11 @@ class Route:
     def kept(self) -> tuple[Candidate, ...]:
         """The candidates to send to, in order."""
         return tuple(entry.candidate for entry in self.entries if entry.kept)
+
+    @cached_property
+    def as_json(self) -> str:
+        """The summary as it is stored on the row."""
+        return json.dumps(self.summaries, separators=(",", ":"))
 
     @cached_property
     def summaries(self) -> tuple[dict[str, JsonValue], ...]:

@@ -76,18 +76,23 @@ class Plain:
 PLAIN = Plain()
 
 
+_ASCII = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"))
+
+
 def to_json(value: object) -> str:
     """Return JSON of ASCII characters only: no database refuses its NULs or surrogates."""
-    return json.dumps(value, ensure_ascii=True, separators=(",", ":"))
+    return _ASCII.encode(value)
+
+
+_UNSAID = {
+    name: field.get_default(call_default_factory=True) for name, field in LLMRequest.model_fields.items()
+}
 
 
 def encode_request(request: LLMRequest) -> bytes:
     """Return what the caller wrote, without what it left unsaid; it reads back as an equal request."""
-    unsaid = {
-        name
-        for name, field in LLMRequest.model_fields.items()
-        if getattr(request, name) == field.get_default(call_default_factory=True)
-    }
+    fields = vars(request)
+    unsaid = {name for name, usual in _UNSAID.items() if fields[name] is usual or fields[name] == usual}
     return to_json({"v": VERSION, "request": request.model_dump(mode="json", exclude=unsaid)}).encode()
 
 
