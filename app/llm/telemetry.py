@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any, Protocol
 
 from app.core.logging import get_logger
@@ -41,6 +42,9 @@ EVENT_BACKGROUND_FAULT = "llm_background_fault"
 
 _OWN_WORDS = frozenset({"llm_run_id", "status", "served_from", "profile", "provider", "error_code"})
 """Fields that this package spells itself; all other texts are redacted."""
+
+NAMES_REMEMBERED, NAME_CHARS = 1024, 64
+"""Workspaces, stages and models come again and again: what redaction makes of such short texts is remembered."""
 
 _LEVELS: Mapping[str, int] = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
@@ -82,6 +86,7 @@ class Telemetry:
     ) -> None:
         self.metrics = metrics or NoMetrics()
         self.redact: Callable[[str], str] = redactor or Redactor()
+        self._redact_name = lru_cache(NAMES_REMEMBERED)(self.redact)
         self._log_content = log_content
         self._log = log or get_logger()
 
@@ -89,12 +94,15 @@ class Telemetry:
         """Write one event, if the host wants its level; strings are redacted, None is left out."""
         if not self._shows(level):
             return
-        clean = {
-            key: self.redact(value) if isinstance(value, str) and key not in _OWN_WORDS else value
-            for key, value in fields.items()
+        told = {
+            field: self._clean(value) if isinstance(value, str) and field not in _OWN_WORDS else value
+            for field, value in fields.items()
             if value is not None
         }
-        getattr(self._log, level)(name, **clean)
+        getattr(self._log, level)(name, **told)
+
+    def _clean(self, text: str) -> str:
+        return self._redact_name(text) if len(text) <= NAME_CHARS else self.redact(text)
 
     def _shows(self, level: str) -> bool:
         shown: bool = self._log.isEnabledFor(_LEVELS[level])
