@@ -15,8 +15,6 @@ _scope: ContextVar[LLMCallContext | None] = ContextVar("signalbox_call_scope", d
 RESERVED = ("workspace_id", "pipeline_run_id", "stage")
 """Names in `LLMRequest.metadata` that are context, not metadata."""
 
-_FACTS = tuple(LLMCallContext.model_fields)
-
 
 @contextmanager
 def call_scope(context: LLMCallContext) -> Iterator[None]:
@@ -55,10 +53,13 @@ def resolve_context(
         LLMWorkspaceConflict: Two of them name different workspaces, pipeline runs, stages or keys.
         LLMInvalidRequest: A reserved name in the metadata holds something else than text.
     """
-    said = {"context=": given, "the request": _of_request(request), "call_scope": _scope.get()}
-    sources = {source: vars(context) for source, context in said.items() if context is not None}
-    facts = {name: _agreed(name, sources) for name in _FACTS}
-    workspace_id = facts["workspace_id"] or default_workspace
+    facts: dict[str, str] = {}
+    sources = {"context=": given, "the request": _of_request(request), "call_scope": _scope.get()}
+    for context in sources.values():
+        for name, value in vars(context).items() if context is not None else ():
+            if value is not None and facts.setdefault(name, value) != value:
+                raise _conflict(name, sources)
+    workspace_id = facts.get("workspace_id") or default_workspace
     if workspace_id is None:
         raise LLMWorkspaceMissing(
             "no workspace is named: put workspace_id into the request's metadata, pass context=LLMCallContext("
@@ -66,9 +67,9 @@ def resolve_context(
         )
     return ResolvedContext(
         workspace_id=workspace_id,
-        pipeline_run_id=facts["pipeline_run_id"],
-        stage=facts["stage"],
-        idempotency_key=facts["idempotency_key"],
+        pipeline_run_id=facts.get("pipeline_run_id"),
+        stage=facts.get("stage"),
+        idempotency_key=facts.get("idempotency_key"),
         metadata={name: value for name, value in request.metadata.items() if name not in RESERVED},
     )
 
@@ -85,18 +86,7 @@ def _of_request(request: LLMRequest) -> LLMCallContext | None:
         raise LLMInvalidRequest(f"metadata[{fault['loc'][0]!r}]: {fault['msg']}") from None
 
 
-def _agreed(name: str, sources: Mapping[str, Mapping[str, str | None]]) -> str | None:
-    agreed: str | None = None
-    for facts in sources.values():
-        value = facts[name]
-        if value is None:
-            continue
-        if agreed is not None and value != agreed:
-            raise _conflict(name, sources)
-        agreed = value
-    return agreed
-
-
-def _conflict(name: str, sources: Mapping[str, Mapping[str, str | None]]) -> LLMWorkspaceConflict:
-    both = ", ".join(f"{source} says {facts[name]!r}" for source, facts in sources.items() if facts[name])
+def _conflict(name: str, sources: Mapping[str, LLMCallContext | None]) -> LLMWorkspaceConflict:
+    said = {source: getattr(context, name, None) for source, context in sources.items()}
+    both = ", ".join(f"{source} says {value!r}" for source, value in said.items() if value is not None)
     return LLMWorkspaceConflict(f"two sources name different values of {name}: {both}")

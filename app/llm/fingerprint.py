@@ -173,6 +173,11 @@ def _canonical_shape(shape: Frozen, call_ids: dict[str, int]) -> dict[str, Any]:
     held, kind = vars(shape), type(shape)
     if kind in _TEXTS_ONLY:
         return held
+    if kind is Message:
+        return {
+            "role": held["role"],
+            "content": [_canonical_shape(part, call_ids) for part in held["content"]],
+        }
     body = {
         name: value if type(value := held[name]) in _AS_IS else _canonical(value, call_ids)
         for name in _CONTENT[kind]

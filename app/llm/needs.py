@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from app.llm.candidates import Needs
 from app.llm.fingerprint import json_bytes
-from app.llm.messages import ImagePart, Part, ToolCallPart, ToolChoiceTool, ToolResultPart
+from app.llm.messages import Part, ToolChoiceTool
 from app.llm.types import LLMProvider, LLMRequest
 
 BYTES_PER_TOKEN = 3
@@ -41,7 +41,7 @@ def needs_of(request: LLMRequest) -> Needs:
         tokens += TOKENS_PER_MESSAGE
         for part in message.content:
             tokens += _tokens_of_part(part)
-            vision = vision or isinstance(part, ImagePart)
+            vision = vision or part.type == "image"
     for tool in request.tools:
         tokens += _tokens(json_bytes([tool.name, tool.description, tool.parameters]))
     return Needs(
@@ -56,11 +56,11 @@ def needs_of(request: LLMRequest) -> Needs:
 
 
 def _tokens_of_part(part: Part) -> int:
-    if isinstance(part, ImagePart):
+    if part.type == "image":
         return TOKENS_PER_IMAGE
-    if isinstance(part, ToolCallPart):
+    if part.type == "tool_call":
         return _tokens(part.name.encode()) + _tokens(json_bytes(part.arguments))
-    text = part.content if isinstance(part, ToolResultPart) else part.text
+    text = part.content if part.type == "tool_result" else part.text
     return _tokens(text.encode("utf-8", "surrogatepass"))
 
 

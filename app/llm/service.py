@@ -92,7 +92,6 @@ class LLMService:
         """
         self._telemetry.call_started()
         started_s, call = self._clock.monotonic_s(), None
-        outcome: LLMResponse | BaseException = LLMInternal("the call ended without an outcome")
         try:
             call = await begin(
                 request,
@@ -101,22 +100,12 @@ class LLMService:
                 clock=self._clock,
                 new_id=self._wiring.new_id,
             )
-            outcome = await self._answer(call)
+            response = await self._answer(call)
         except BaseException as error:
-            outcome = error
+            self._ended(request, call, error, started_s)
             raise
-        else:
-            return outcome
-        finally:
-            self._telemetry.call_ended(
-                outcome,
-                request=request,
-                profile=request.profile or self._settings.default_profile,
-                latency_ms=(self._clock.monotonic_s() - started_s) * 1000,
-                run_id=call.run_id if call else None,
-                workspace_id=call.context.workspace_id if call else None,
-                stage=call.context.stage if call else None,
-            )
+        self._ended(request, call, response, started_s)
+        return response
 
     def joined(self, session: Any) -> "LLMService":
         """Return a view whose ledger writes go through the caller's `AsyncSession`, and are committed by the caller.
@@ -262,6 +251,19 @@ class LLMService:
 
     # -- pieces
 
+    def _ended(
+        self, request: LLMRequest, call: Call | None, outcome: LLMResponse | BaseException, started_s: float
+    ) -> None:
+        self._telemetry.call_ended(
+            outcome,
+            request=request,
+            profile=request.profile or self._settings.default_profile,
+            latency_ms=(self._clock.monotonic_s() - started_s) * 1000,
+            run_id=call.run_id if call else None,
+            workspace_id=call.context.workspace_id if call else None,
+            stage=call.context.stage if call else None,
+        )
+
     def _claimer(self, call: Call) -> Claimer:
         return Claimer(
             repo=self._repo,
@@ -321,7 +323,10 @@ class LLMService:
             source = answer.run_id
             response = responses.hit(run, answer_of(answer), attempts=attempts, latency_ms=spent_ms)
         else:
-            response = responses.live(run, candidate, answer, attempts=attempts, latency_ms=spent_ms)
+            kept = self._settings.persist_runs
+            response = responses.live(
+                run, candidate, answer, attempts=attempts, latency_ms=spent_ms, persisted=kept
+            )
         return Success(
             response=response,
             candidate_sha256=candidate.identity,
@@ -332,7 +337,9 @@ class LLMService:
 
 
 def _persisted(response: LLMResponse, finished: Finished) -> LLMResponse:
-    return response if finished.persisted else response.model_copy(update={"persisted": False})
+    if finished.persisted or not response.persisted:
+        return response
+    return response.model_copy(update={"persisted": False})
 
 
 def _ours(failed: Exception) -> LLMError:

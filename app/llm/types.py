@@ -152,6 +152,8 @@ class LLMRequest(Frozen):
 
     @model_validator(mode="after")
     def _tools_are_consistent(self) -> Self:
+        if not self.tools and self.tool_choice is None:
+            return self
         names = [tool.name for tool in self.tools]
         if len(set(names)) != len(names):
             raise ValueError("two tools have the same name")
@@ -284,9 +286,9 @@ class LLMResponse(Frozen):
     run_id: str
     """The row of this call; for a replay the row that made the answer."""
     served_from: ServedFrom
-    route: SkipValidation[
-        tuple[dict[str, JsonValue], ...]
-    ] = ()  # our own words: checking them costs more than all else
+    route: tuple[
+        dict[str, SkipValidation[JsonValue]], ...
+    ] = ()  # our own words; each check would cost a call
     """As `RouteDecision.summary`."""
     attempts: tuple[Attempt, ...] = ()
     persisted: bool = True

@@ -338,8 +338,8 @@ LEDGER_BREAKS = (
         "payload-holds-what-a-database-refuses",
         "I14",
         CODEC,
-        "json.dumps(value, ensure_ascii=True,",
-        "json.dumps(value, ensure_ascii=False,",
+        "json.JSONEncoder(ensure_ascii=True,",
+        "json.JSONEncoder(ensure_ascii=False,",
         (FINISHES + "any_text_is_stored_and_comes_back_as_it_was",),
     ),
     Break(

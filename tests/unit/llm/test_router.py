@@ -1,6 +1,7 @@
 """Routing: who is asked, in which order, and the reason on everybody else."""
 
 import hashlib
+import json
 import os
 import random
 import subprocess
@@ -417,6 +418,16 @@ def test_a_remembered_route_is_the_one_that_would_be_worked_out(monkeypatch: pyt
         RouteReason.FALLBACK_NOT_ALLOWED,
         RouteReason.NO_CLOUD_FALLBACK,
     }
+
+
+def test_requests_that_share_a_route_cannot_change_each_others_summary():
+    house = House()
+    first, second = house.route(ask("one")), house.route(ask("two"))
+    first.summary()[0]["kept"] = "changed"
+    assert second.route is first.route
+    assert second.summary() == house.route(ask("three")).summary()
+    assert json.loads(second.route.as_json) == second.summary()
+    assert second.summary()[0]["kept"] is True
 
 
 def digest_of_decisions(count: int = 10_000) -> str:
