@@ -193,9 +193,10 @@ async def _ledger(
     settings: LLMSettings, telemetry: Telemetry, stack: AsyncExitStack
 ) -> tuple[LLMRunRepo, Callable[[Any], LLMRunRepo] | None]:
     if not settings.persist_runs:
-        from app.llm.persistence.memory import MemoryRunRepo  # noqa: PLC0415
+        from app.llm.persistence.memory import MAX_ANSWERS, MemoryRunRepo  # noqa: PLC0415
 
-        return MemoryRunRepo(clock=CLOCK, cache_ttl_s=settings.cache_ttl_s), None
+        kept = MAX_ANSWERS if settings.cache_enabled else 0
+        return MemoryRunRepo(clock=CLOCK, cache_ttl_s=settings.cache_ttl_s, max_answers=kept), None
     from app.llm.persistence.autonomous import AutonomousRunRepo  # noqa: PLC0415
     from app.llm.persistence.repo import SqlAlchemyLLMRunRepo  # noqa: PLC0415
 

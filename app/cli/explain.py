@@ -95,7 +95,12 @@ def _document(decision: "RouteDecision") -> dict[str, Any]:
         "profile": decision.profile,
         "needs": decision.needs.model_dump(),
         "candidates": [
-            {"name": entry.candidate.name, **dumped.pop("candidate"), **dumped}
+            {
+                "name": entry.candidate.name,
+                **dumped.pop("candidate"),
+                **dumped,
+                "needs": decision.needs_of[entry.candidate.provider].model_dump(),
+            }
             for entry, dumped in zip(decision.entries, entries, strict=True)
         ],
     }

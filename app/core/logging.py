@@ -1,9 +1,12 @@
 """One logger for the package, through the standard library, so that the host application decides what is shown."""
 
+import json
 import logging
+from collections.abc import MutableMapping
+from datetime import UTC, datetime
 from typing import Any
 
-import structlog
+import orjson
 
 NAME = "signalbox"
 
@@ -13,14 +16,19 @@ def get_logger() -> Any:
 
     Nothing is configured globally: without a logging set-up of the host, warnings and errors go to stderr.
     """
+    import structlog  # noqa: PLC0415  # it loads rich, half as much again as all of ours; types alone need neither
+
     return structlog.wrap_logger(
-        logging.getLogger(NAME),
-        wrapper_class=structlog.stdlib.BoundLogger,
-        processors=[
-            structlog.stdlib.filter_by_level,
-            structlog.stdlib.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.JSONRenderer(),
-        ],
-        cache_logger_on_first_use=True,
-    )
+        logging.getLogger(NAME), wrapper_class=structlog.stdlib.BoundLogger, processors=[_line]
+    ).bind()  # made once: the lazy proxy would ask for its configuration at every event
+
+
+def _line(_logger: Any, level: str, event: MutableMapping[str, Any]) -> str:
+    """Return the event with its level and time as JSON of ASCII characters, which every stream of a host can take."""
+    event["level"] = level
+    event["timestamp"] = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+    try:
+        line = orjson.dumps(event, default=repr)
+    except TypeError:  # half of a surrogate pair, or an integer of more than 64 bits
+        return json.dumps(event, default=repr)
+    return line.decode() if line.isascii() else json.dumps(event, default=repr)

@@ -1,6 +1,11 @@
 """Candidates and decisions: the immutable snapshots that the router reads, and what it makes of them."""
 
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
+from operator import attrgetter
 
 from pydantic import Field, JsonValue
 
@@ -73,6 +78,21 @@ class Needs(Frozen):
     input_tokens_estimate: int = 0
     output_tokens_reserved: int = 0
 
+    @property
+    def skills(self) -> tuple[bool, ...]:
+        """Whether each of `SKILLS` is needed."""
+        return _skills_of(self)
+
+    @property
+    def tokens(self) -> int:
+        """The window that prompt and answer need together."""
+        return self.input_tokens_estimate + self.output_tokens_reserved
+
+
+SKILLS = ("tools", "forced_tool_choice", "json_object", "json_schema", "vision")
+"""The fields of `Needs` that a candidate satisfies or not, however long the prompt is."""
+_skills_of = attrgetter(*SKILLS)
+
 
 class RouteEntry(Frozen):
     """One candidate of a decision."""
@@ -80,7 +100,6 @@ class RouteEntry(Frozen):
     candidate: Candidate
     kept: bool
     reason: RouteReason
-    needs: Needs
     detail: dict[str, JsonValue] = Field(default_factory=dict)
     """Facts behind the reason: `estimate`, `limit` for a context that is too small, for instance."""
 
@@ -97,22 +116,51 @@ class RouteEntry(Frozen):
         return {**entry, **({"detail": dict(self.detail)} if self.detail else {})}
 
 
-class RouteDecision(Frozen):
-    """The ordered candidates of one decision: kept ones in the order of sending, then the excluded ones."""
+@dataclass(frozen=True)
+class Route:
+    """The ordered candidates: kept ones in the order of sending, then the excluded ones. Requests may share one."""
 
-    profile: LLMProfile
     entries: tuple[RouteEntry, ...]
 
-    @property
+    @cached_property
     def kept(self) -> tuple[Candidate, ...]:
         """The candidates to send to, in order."""
         return tuple(entry.candidate for entry in self.entries if entry.kept)
 
+    @cached_property
+    def as_json(self) -> str:
+        """The summary as it is stored on the row."""
+        return json.dumps(self.summaries, separators=(",", ":"))
+
+    @cached_property
+    def summaries(self) -> tuple[dict[str, JsonValue], ...]:
+        """What `RouteDecision.summary` copies."""
+        return tuple(entry.summary() for entry in self.entries)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouteDecision:
+    """What was decided for one request: its route, and what it needs of the candidates of each provider."""
+
+    profile: LLMProfile
+    route: Route
+    needs_of: Mapping[LLMProvider, Needs]
+
+    @property
+    def entries(self) -> tuple[RouteEntry, ...]:
+        """Every candidate with its reason."""
+        return self.route.entries
+
+    @property
+    def kept(self) -> tuple[Candidate, ...]:
+        """The candidates to send to, in order."""
+        return self.route.kept
+
     @property
     def needs(self) -> Needs:
         """What the first candidate must do (variants may ask different things of different providers)."""
-        return self.entries[0].needs if self.entries else Needs()
+        return self.needs_of[self.entries[0].candidate.provider] if self.entries else Needs()
 
     def summary(self) -> list[dict[str, JsonValue]]:
         """Return the decision as it is stored on the row."""
-        return [entry.summary() for entry in self.entries]
+        return [dict(entry) for entry in self.route.summaries]

@@ -53,9 +53,13 @@ def resolve_context(
         LLMWorkspaceConflict: Two of them name different workspaces, pipeline runs, stages or keys.
         LLMInvalidRequest: A reserved name in the metadata holds something else than text.
     """
+    facts: dict[str, str] = {}
     sources = {"context=": given, "the request": _of_request(request), "call_scope": _scope.get()}
-    facts = {name: _agreed(name, sources) for name in LLMCallContext.model_fields}
-    workspace_id = facts["workspace_id"] or default_workspace
+    for context in sources.values():
+        for name, value in vars(context).items() if context is not None else ():
+            if value is not None and facts.setdefault(name, value) != value:
+                raise _conflict(name, sources)
+    workspace_id = facts.get("workspace_id") or default_workspace
     if workspace_id is None:
         raise LLMWorkspaceMissing(
             "no workspace is named: put workspace_id into the request's metadata, pass context=LLMCallContext("
@@ -63,26 +67,26 @@ def resolve_context(
         )
     return ResolvedContext(
         workspace_id=workspace_id,
-        pipeline_run_id=facts["pipeline_run_id"],
-        stage=facts["stage"],
-        idempotency_key=facts["idempotency_key"],
+        pipeline_run_id=facts.get("pipeline_run_id"),
+        stage=facts.get("stage"),
+        idempotency_key=facts.get("idempotency_key"),
         metadata={name: value for name, value in request.metadata.items() if name not in RESERVED},
     )
 
 
-def _of_request(request: LLMRequest) -> LLMCallContext:
-    named = {name: request.metadata[name] for name in RESERVED if request.metadata.get(name) is not None}
+def _of_request(request: LLMRequest) -> LLMCallContext | None:
+    key = request.idempotency_key
+    named = {name: value for name in RESERVED if (value := request.metadata.get(name)) is not None}
+    if not named and key is None:
+        return None
     try:
-        return LLMCallContext.model_validate({**named, "idempotency_key": request.idempotency_key})
+        return LLMCallContext(**named, idempotency_key=key)
     except ValidationError as error:
         fault = error.errors(include_url=False, include_input=False)[0]
         raise LLMInvalidRequest(f"metadata[{fault['loc'][0]!r}]: {fault['msg']}") from None
 
 
-def _agreed(name: str, sources: Mapping[str, LLMCallContext | None]) -> str | None:
-    said = {source: getattr(context, name) for source, context in sources.items() if context is not None}
-    named = {source: value for source, value in said.items() if value is not None}
-    if len(set(named.values())) > 1:
-        both = ", ".join(f"{source} says {value!r}" for source, value in named.items())
-        raise LLMWorkspaceConflict(f"two sources name different values of {name}: {both}")
-    return next(iter(named.values()), None)
+def _conflict(name: str, sources: Mapping[str, LLMCallContext | None]) -> LLMWorkspaceConflict:
+    said = {source: getattr(context, name, None) for source, context in sources.items()}
+    both = ", ".join(f"{source} says {value!r}" for source, value in said.items() if value is not None)
+    return LLMWorkspaceConflict(f"two sources name different values of {name}: {both}")

@@ -69,13 +69,19 @@ FIELDS: Mapping[type[Frozen], Mapping[str, Kind]] = {
 }
 """Every field of every shape of a request, classified; a field that is missing here fails a test."""
 
-_HASHED = {
-    shape: tuple((name, kind) for name, kind in kinds.items() if kind not in {Kind.INTENT, Kind.EXCLUDED})
+_CONTENT = {
+    shape: tuple(name for name, kind in kinds.items() if kind is Kind.CONTENT)
     for shape, kinds in FIELDS.items()
 }
-
+_STAND_INS = {
+    shape: tuple((name, kind) for name, kind in kinds.items() if kind in {Kind.CALL_ID, Kind.DIGEST})
+    for shape, kinds in FIELDS.items()
+}
+"""Fields for which something else is hashed."""
 
 _AS_IS = frozenset({str, int, bool, type(None)})
+_TEXTS_ONLY = frozenset({TextPart, ToolChoiceTool})
+"""Shapes whose every field is content and text: what they hold is their canonical form already."""
 
 
 def prompt_sha256(request: LLMRequest) -> str:
@@ -154,23 +160,35 @@ def _canonical(value: Any, call_ids: dict[str, int]) -> Any:
     kind = type(value)
     if kind in _AS_IS:
         return value
-    if fields := _HASHED.get(kind):
-        return {name: _field(how, getattr(value, name), call_ids) for name, how in fields}
-    if kind is dict or isinstance(
-        value, Mapping
-    ):  # a variant replaces the messages: its ids are numbered afresh
-        return {str(key): _canonical(item, {}) for key, item in value.items()}
+    if kind in _CONTENT:
+        return _canonical_shape(value, call_ids)
     if isinstance(value, list | tuple):
         return [_canonical(item, call_ids) for item in value]
+    if isinstance(value, Mapping):  # a variant replaces the messages: its ids are numbered afresh
+        return {str(key): _canonical(item, {}) for key, item in value.items()}
     return _number(value) if isinstance(value, float) else value
 
 
-def _field(kind: Kind, value: Any, call_ids: dict[str, int]) -> Any:
-    if kind is Kind.CALL_ID:
-        return call_ids.setdefault(value, len(call_ids))
-    if kind is Kind.DIGEST:
-        return sha256(value).hexdigest()
-    return _canonical(value, call_ids)
+def _canonical_shape(shape: Frozen, call_ids: dict[str, int]) -> dict[str, Any]:
+    held, kind = vars(shape), type(shape)
+    if kind in _TEXTS_ONLY:
+        return held
+    if kind is Message:
+        return {
+            "role": held["role"],
+            "content": [_canonical_shape(part, call_ids) for part in held["content"]],
+        }
+    body = {
+        name: value if type(value := held[name]) in _AS_IS else _canonical(value, call_ids)
+        for name in _CONTENT[kind]
+    }
+    for name, how in _STAND_INS[kind]:
+        value = held[name]
+        if how is Kind.CALL_ID:
+            body[name] = call_ids.setdefault(value, len(call_ids))
+        else:
+            body[name] = sha256(value).hexdigest()
+    return body
 
 
 def _number(value: float) -> float | int:

@@ -1,7 +1,8 @@
 """Claiming a run: win it, or get its answer, or say clearly who holds it.
 
-Waiting is the same within and across processes: poll from 50 ms to 1 s, doubling, with jitter; a holder in this
-process wakes its waiters at once.
+Waiting is the same within and across processes: look at the holder's row every 50 ms to 1 s, doubling, with jitter;
+a holder in this process wakes its waiters at once. Looking is a read, a claim is a write transaction: those who wait
+claim again only when that can win.
 """
 
 from collections.abc import Callable
@@ -25,6 +26,8 @@ from app.llm.settings import LLMSettings, OnInProgress
 from app.llm.types import LLMResponse
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0
+CLAIM_AGAIN_S = 5.0
+"""Seconds after which a waiter claims again in any case: its holder's row may be gone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +45,10 @@ class ClaimPolicy:
             lease_grace_s=settings.lease_grace_s,
         )
 
+    def lease_s(self, left_s: float) -> float:
+        """Return the seconds that a run may hold its key: until its deadline, and a grace to settle in."""
+        return max(0.0, left_s) + self.lease_grace_s
+
 
 @dataclass(slots=True, kw_only=True)
 class Claimer:
@@ -55,6 +62,8 @@ class Claimer:
     """A follower of a flight goes on alone while it still has this much time: one attempt's."""
     jitter: Callable[[], float]
     """Random numbers from [0, 1)."""
+    pause_s: float = FIRST_PAUSE_S
+    """Seconds between two looks; grows."""
 
     async def claim(self, run: NewRun, answer: StoredAnswer | None = None) -> Won | Replay | Hit:
         """Return the won run, or the answer that makes sending needless.
@@ -65,26 +74,48 @@ class Claimer:
             LLMOutcomeUnknown: The key's owner died and takeovers are refused.
             LLMLedgerError: Nothing was claimed.
         """
-        pause_s = FIRST_PAUSE_S
-        if answer is not None:
-            run = replace(run, flight_slot=None)  # there is nothing to send, so nobody has to wait
         while True:
-            run = replace(run, lease_s=max(0.0, self.left_s()) + self.policy.lease_grace_s)
             outcome = await self._claim_once(run, answer)
             if isinstance(outcome, Won | Replay | Hit):
                 return outcome
             if isinstance(outcome, InProgress):
                 self._check_wait_for_key(outcome)
-            elif self.left_s() <= self.reserve_s + pause_s:
-                run = replace(run, flight_slot=None)
-                continue
-            wait_s = min(pause_s * (0.5 + self.jitter()), max(0.0, self.left_s()))
-            status = await self.repo.wait_finished(outcome.run_id, wait_s)
-            if isinstance(outcome, FlightHeld) and status == "SUCCEEDED":
-                run = replace(
-                    run, flight_slot=None
-                )  # its answer serves us inside the next claim, or we go alone
-            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+                ended = await self._outlasted(outcome, reserve_s=0.0)
+                if ended == "SUCCEEDED" and (replay := await self._replay(run)) is not None:
+                    return replay
+                run = self._again(run)
+            else:
+                ended = await self._outlasted(outcome, reserve_s=self.reserve_s)
+                # its answer serves us inside the next claim; else we go alone, as we do when the time is up
+                alone = ended == "SUCCEEDED" or self.left_s() <= self.reserve_s
+                run = self._again(run, alone=alone)
+
+    async def _outlasted(self, held: InProgress | FlightHeld, *, reserve_s: float) -> str | None:
+        """Look at the holder until it has ended, and return how; None when a claim is due all the same.
+
+        That is when its lease can be over, when only `reserve_s` of the call's time is left, and now and then.
+        """
+        asked_at_s = self.left_s()
+        patience_s = min(held.lease_left_s, CLAIM_AGAIN_S)
+        while (spare_s := self.left_s() - reserve_s) > 0:
+            wait_s = min(self.pause_s * (0.5 + self.jitter()), spare_s)
+            status = await self.repo.wait_finished(held.run_id, wait_s)
+            self.pause_s = min(2 * self.pause_s, LONGEST_PAUSE_S)
+            if status is not None or asked_at_s - self.left_s() >= patience_s:
+                return status
+        return None
+
+    async def _replay(self, run: NewRun) -> Replay | None:
+        if run.idempotency_key is None or run.force:
+            return None
+        state = await self.repo.get_by_idempotency_key(
+            run.workspace_id, run.idempotency_key, run.request_sha256
+        )
+        return state if isinstance(state, Replay) else None
+
+    def _again(self, run: NewRun, *, alone: bool = False) -> NewRun:
+        lease_s = self.policy.lease_s(self.left_s())
+        return replace(run, lease_s=lease_s, flight_slot=None if alone else run.flight_slot)
 
     async def _claim_once(
         self, run: NewRun, answer: StoredAnswer | None

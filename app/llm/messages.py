@@ -142,7 +142,7 @@ class Message(Frozen):
 
 
 def _as_parts(parts: Iterable[str | Part]) -> tuple[Part, ...]:
-    return tuple(TextPart(text=part) if isinstance(part, str) else part for part in parts)
+    return tuple([TextPart(text=part) if isinstance(part, str) else part for part in parts])
 
 
 class ToolSpec(Frozen):

@@ -13,7 +13,13 @@ _PROMPT_CHARS = 12
 
 
 def live(
-    run: NewRun, candidate: Candidate, reply: ProviderReply, *, attempts: Sequence[Attempt], latency_ms: float
+    run: NewRun,
+    candidate: Candidate,
+    reply: ProviderReply,
+    *,
+    attempts: Sequence[Attempt],
+    latency_ms: float,
+    persisted: bool = True,
 ) -> LLMResponse:
     """Return a provider's reply as this run's answer."""
     return LLMResponse(
@@ -27,6 +33,7 @@ def live(
         served_from=ServedFrom.LIVE,
         route=tuple(run.route.summary()),
         attempts=tuple(attempts),
+        persisted=persisted,
         latency_ms=latency_ms,
         cost_usd=paid(attempts),
     )
@@ -63,7 +70,7 @@ def with_stable_ids(parts: Parts, prompt_sha256: str) -> Parts:
     ordinals = iter(range(len(parts)))
     return tuple(
         part.model_copy(update={"id": f"call_{prompt_sha256[:_PROMPT_CHARS]}_{next(ordinals)}"})
-        if isinstance(part, ToolCallPart)
+        if part.type == "tool_call"
         else part
         for part in parts
     )

@@ -1,16 +1,26 @@
 """Decides which candidates a request may be sent to, in which order and why: pure, so a decision can be replayed."""
 
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from types import MappingProxyType
-from typing import Self
+from typing import NamedTuple, Self
 
 from pydantic import JsonValue
 
-from app.llm.candidates import Candidate, Needs, ProviderCaps, RouteDecision, RouteEntry, RouteReason
+from app.llm.candidates import (
+    SKILLS,
+    Candidate,
+    Needs,
+    ProviderCaps,
+    Route,
+    RouteDecision,
+    RouteEntry,
+    RouteReason,
+)
 from app.llm.errors import LLMNoCandidate
-from app.llm.fingerprint import json_bytes
-from app.llm.messages import ImagePart, Part, ToolCallPart, ToolChoiceTool, ToolResultPart
+from app.llm.needs import needs_by_provider
 from app.llm.providers import PROVIDERS, Catalog
 from app.llm.settings import LLMSettings, RouterPolicy
 from app.llm.types import LLMConstraints, LLMProfile, LLMProvider, LLMRequest
@@ -23,21 +33,8 @@ PROVIDER_CAPABILITIES: Mapping[LLMProvider, ProviderCaps] = MappingProxyType(
 )
 """What a model that no table knows is assumed to do; each provider module holds the table of the known ones."""
 
-BYTES_PER_TOKEN = 3
-"""Of UTF-8. Low on purpose: English has about four, and one CJK character (three bytes) is about one token."""
-
-TOKENS_PER_MESSAGE = 4
-"""For the marks around a message.
-
-Source: OpenAI cookbook, "How to count tokens with tiktoken": three for a message, one more for a name."""
-
-TOKENS_PER_IMAGE = 1_548
-"""Six tiles of 768 x 768 pixels and 258 tokens, what Gemini makes of 2,304 x 1,536 pixels.
-
-Source: https://ai.google.dev/gemini-api/docs/tokens."""
-
-DEFAULT_OUTPUT_TOKENS = 1_024
-"""Room that is kept for an answer whose request names no `max_output_tokens`."""
+ROUTES_KEPT = 512
+"""Most routes that are remembered; a program asks for a handful."""
 
 EVERYBODY_WELL: Mapping[str, bool] = MappingProxyType({})
 
@@ -47,6 +44,9 @@ _REASONS = {
     RouterPolicy.CLOUD_FIRST: RouteReason.CLOUD_FIRST,
 }
 _NOT_CONSIDERED = frozenset({RouteReason.NOT_PINNED, RouteReason.NOT_IN_PROFILE})
+
+_AFTER_THE_WINDOW = frozenset({RouteReason.FALLBACK_NOT_ALLOWED, RouteReason.NO_CLOUD_FALLBACK})
+"""Reasons that are given only to a candidate whose window is large enough."""
 
 _SKILLS = (
     ("tools", "supports_tools", RouteReason.NO_TOOLS),
@@ -118,22 +118,36 @@ class LLMRouter:
         """
         limits = tightened(request.constraints, constraints)
         profile = request.profile or self.default_profile
-        needs = _needs_by_provider(request)
+        needs_of = needs_by_provider(request)
+        asked = _Asked(
+            profile=profile,
+            model=request.model,
+            local_only=limits.local_only,
+            allow_fallback=limits.allow_fallback,
+            providers=limits.providers,
+            skills=tuple(needs.skills for needs in needs_of.values()),
+        )
+        route, smallest_window = _route_of_short_prompts(self, caps, asked)
+        if any(needs.tokens > smallest_window for needs in needs_of.values()):
+            route = self._route(asked, needs_of, caps)
+        if health:
+            route = Route(self._healthy_first(route, health))
+        return RouteDecision(profile=profile, route=route, needs_of=needs_of)
+
+    def _route(self, asked: "_Asked", needs_of: Mapping[LLMProvider, Needs], caps: Catalog) -> Route:
         kept: list[RouteEntry] = []
         excluded: list[RouteEntry] = []
-        for candidate, reason in self._considered(request, profile, limits, caps):
-            need = needs[candidate.provider]
-            fault = reason if reason in _NOT_CONSIDERED else self._fault(candidate, need, limits, kept)
+        for candidate, reason in self._considered(asked, caps):
+            needs = needs_of[candidate.provider]
+            fault = reason if reason in _NOT_CONSIDERED else self._fault(candidate, needs, asked, kept)
             entry = RouteEntry(
                 candidate=candidate,
                 kept=fault is None,
                 reason=fault or reason,
-                needs=need,
-                detail=_window(candidate, need) if fault is RouteReason.CONTEXT_TOO_SMALL else {},
+                detail=_window(candidate, needs) if fault is RouteReason.CONTEXT_TOO_SMALL else {},
             )
             (excluded if fault else kept).append(entry)
-        in_order = self._healthy_first(kept, health) if health else kept
-        return RouteDecision(profile=profile, entries=(*in_order, *excluded))
+        return Route((*kept, *excluded))
 
     def select_provider(
         self,
@@ -154,18 +168,16 @@ class LLMRouter:
             raise no_candidate(decision)
         return decision.kept[0].provider
 
-    def _considered(
-        self, request: LLMRequest, profile: LLMProfile, limits: LLMConstraints, caps: Catalog
-    ) -> Iterator[tuple[Candidate, RouteReason]]:
+    def _considered(self, asked: "_Asked", caps: Catalog) -> Iterator[tuple[Candidate, RouteReason]]:
         """Yield every candidate once: the pinned one, those of the profile in the policy's order, all others."""
         reason = _REASONS[self.policy]
-        pinned = None if request.model is None else caps.pinned(request.model)
+        pinned = None if asked.model is None else caps.pinned(asked.model)
         if pinned is not None:
             yield pinned, RouteReason.PINNED
-            reason = reason if limits.allow_fallback else RouteReason.NOT_PINNED
+            reason = reason if asked.allow_fallback else RouteReason.NOT_PINNED
         for candidates, why in (
-            (self._in_order(caps.listed(profile)), reason),
-            (caps.unlisted(profile), RouteReason.NOT_IN_PROFILE),
+            (self._in_order(caps.listed(asked.profile)), reason),
+            (caps.unlisted(asked.profile), RouteReason.NOT_IN_PROFILE),
         ):
             for candidate in candidates:
                 if candidate is not pinned:  # a listed candidate is pinned as the same object
@@ -178,35 +190,35 @@ class LLMRouter:
         return tuple(sorted(listed, key=lambda candidate: candidate.local is not local_first))
 
     def _fault(
-        self, candidate: Candidate, need: Needs, limits: LLMConstraints, kept: list[RouteEntry]
+        self, candidate: Candidate, needs: Needs, asked: "_Asked", kept: list[RouteEntry]
     ) -> RouteReason | None:
         """Return the first reason against a candidate that would come after `kept`."""
         return (
-            self._forbidden(candidate, limits)
-            or _unfit(candidate.caps, need)
-            or self._no_fallback(candidate, limits, kept)
+            self._forbidden(candidate, asked)
+            or _unfit(candidate.caps, needs)
+            or self._no_fallback(candidate, asked, kept)
         )
 
-    def _forbidden(self, candidate: Candidate, limits: LLMConstraints) -> RouteReason | None:
-        if limits.providers is not None and candidate.provider not in limits.providers:
+    def _forbidden(self, candidate: Candidate, asked: "_Asked") -> RouteReason | None:
+        if asked.providers is not None and candidate.provider not in asked.providers:
             return RouteReason.PROVIDER_NOT_ALLOWED
         if not candidate.usable:
             return RouteReason.NO_CREDENTIALS
-        if (self.local_only or limits.local_only) and not candidate.local:
+        if (self.local_only or asked.local_only) and not candidate.local:
             return RouteReason.LOCAL_ONLY
         return None
 
     def _no_fallback(
-        self, candidate: Candidate, limits: LLMConstraints, kept: list[RouteEntry]
+        self, candidate: Candidate, asked: "_Asked", kept: list[RouteEntry]
     ) -> RouteReason | None:
-        if kept and limits.allow_fallback is False:
+        if kept and asked.allow_fallback is False:
             return RouteReason.FALLBACK_NOT_ALLOWED
         to_cloud = not self.fallback_to_cloud and not candidate.local
         if to_cloud and any(entry.candidate.local for entry in kept):
             return RouteReason.NO_CLOUD_FALLBACK
         return None
 
-    def _healthy_first(self, kept: list[RouteEntry], health: Mapping[str, bool]) -> list[RouteEntry]:
+    def _healthy_first(self, route: Route, health: Mapping[str, bool]) -> tuple[RouteEntry, ...]:
         def rank(entry: RouteEntry) -> tuple[bool, bool]:
             behind_the_cloud = entry.candidate.local and not self.fallback_to_cloud
             return behind_the_cloud, "unhealthy" in entry.detail
@@ -215,9 +227,35 @@ class LLMRouter:
             entry
             if health.get(entry.candidate.name, True)
             else entry.model_copy(update={"detail": {"unhealthy": True}})
-            for entry in kept
+            for entry in route.entries
+            if entry.kept
         )
-        return sorted(marked, key=rank)
+        return *sorted(marked, key=rank), *(entry for entry in route.entries if not entry.kept)
+
+
+class _Asked(NamedTuple):
+    """All of a request that a route depends on, but for its length."""
+
+    profile: LLMProfile
+    model: str | None
+    local_only: bool | None
+    allow_fallback: bool | None
+    providers: tuple[LLMProvider, ...] | None
+    skills: tuple[tuple[bool, ...], ...]
+    """What is needed of each provider, in the order of `LLMProvider`."""
+
+
+@lru_cache(maxsize=ROUTES_KEPT)
+def _route_of_short_prompts(router: LLMRouter, caps: Catalog, asked: _Asked) -> tuple[Route, int]:
+    """Return the route of a prompt that fits everywhere, and the tokens up to which any prompt has the same one."""
+    needs = (Needs(**dict(zip(SKILLS, skills, strict=True))) for skills in asked.skills)
+    route = router._route(asked, dict(zip(LLMProvider, needs, strict=True)), caps)  # noqa: SLF001  # its memory
+    windows = (
+        entry.candidate.caps.max_context_tokens
+        for entry in route.entries
+        if entry.kept or entry.reason in _AFTER_THE_WINDOW
+    )
+    return route, min(windows, default=sys.maxsize)
 
 
 def no_candidate(decision: RouteDecision) -> LLMNoCandidate:
@@ -231,26 +269,6 @@ def no_candidate(decision: RouteDecision) -> LLMNoCandidate:
     return LLMNoCandidate(
         f"no candidate of profile {decision.profile} can serve this request: {faults}",
         route=decision.summary(),
-    )
-
-
-def needs_of(request: LLMRequest) -> Needs:
-    """Return what a request, as sent to one provider, demands; tokens are estimated high rather than low."""
-    form = request.response_format
-    parts = [part for message in request.messages for part in message.content]
-    tools = [[tool.name, tool.description, tool.parameters] for tool in request.tools]
-    schema = form.json_schema if form else None
-    return Needs(
-        tools=bool(tools),
-        forced_tool_choice=request.tool_choice == "required"
-        or isinstance(request.tool_choice, ToolChoiceTool),
-        json_object=form is not None and form.type == "json_object",
-        json_schema=schema is not None,
-        vision=any(isinstance(part, ImagePart) for part in parts),
-        input_tokens_estimate=TOKENS_PER_MESSAGE * len(request.messages)
-        + sum(map(_tokens_of_part, parts))
-        + sum(_tokens(json_bytes(shape)) for shape in (*tools, schema) if shape is not None),
-        output_tokens_reserved=request.max_output_tokens or DEFAULT_OUTPUT_TOKENS,
     )
 
 
@@ -291,39 +309,16 @@ def _ruling(*said: bool | None, tight: bool) -> bool | None:
     return tight if tight in said else next((word for word in said if word is not None), None)
 
 
-def _needs_by_provider(request: LLMRequest) -> Mapping[LLMProvider, Needs]:
-    usual = needs_of(request)
-    return {
-        provider: needs_of(request.as_sent_to(provider)) if provider in request.variants else usual
-        for provider in LLMProvider
-    }
-
-
-def _unfit(caps: ProviderCaps, need: Needs) -> RouteReason | None:
+def _unfit(caps: ProviderCaps, needs: Needs) -> RouteReason | None:
     for asked, able, reason in _SKILLS:
-        if getattr(need, asked) and not getattr(caps, able):
+        if getattr(needs, asked) and not getattr(caps, able):
             return reason
-    if need.input_tokens_estimate + need.output_tokens_reserved > caps.max_context_tokens:
-        return RouteReason.CONTEXT_TOO_SMALL
-    return None
+    return RouteReason.CONTEXT_TOO_SMALL if needs.tokens > caps.max_context_tokens else None
 
 
-def _window(candidate: Candidate, need: Needs) -> dict[str, JsonValue]:
+def _window(candidate: Candidate, needs: Needs) -> dict[str, JsonValue]:
     return {
-        "estimate": need.input_tokens_estimate,
-        "reserved": need.output_tokens_reserved,
+        "estimate": needs.input_tokens_estimate,
+        "reserved": needs.output_tokens_reserved,
         "limit": candidate.caps.max_context_tokens,
     }
-
-
-def _tokens_of_part(part: Part) -> int:
-    if isinstance(part, ImagePart):
-        return TOKENS_PER_IMAGE
-    if isinstance(part, ToolCallPart):
-        return _tokens(part.name.encode()) + _tokens(json_bytes(part.arguments))
-    text = part.content if isinstance(part, ToolResultPart) else part.text
-    return _tokens(text.encode("utf-8", "surrogatepass"))
-
-
-def _tokens(text: bytes) -> int:
-    return -(-len(text) // BYTES_PER_TOKEN)  # rounded up

@@ -3,26 +3,23 @@
 import asyncio
 import random
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 from app.llm import responses
 from app.llm.breaker import Breaker
 from app.llm.cache import CacheRules, slot_for
+from app.llm.calls import Call, begin, run_of
 from app.llm.candidates import Candidate, RouteDecision
-from app.llm.context import ResolvedContext, resolve_context
 from app.llm.errors import (
     LLMCancelled,
     LLMContractError,
     LLMError,
     LLMFenced,
     LLMInternal,
-    LLMInvalidRequest,
-    LLMKeyUnavailable,
 )
-from app.llm.fingerprint import prompt_sha256, request_sha256
-from app.llm.idempotency import FIRST_PAUSE_S, Claimer, ClaimPolicy, answer_of, replayed
+from app.llm.fencing import answer_of_successor
+from app.llm.idempotency import Claimer, ClaimPolicy, answer_of, replayed
 from app.llm.ports import (
     ChatClient,
     Clock,
@@ -41,7 +38,7 @@ from app.llm.ports import (
 from app.llm.providers import Catalog
 from app.llm.retry import RetryPolicy
 from app.llm.router import LLMRouter, no_candidate, without
-from app.llm.sends import Deadline, Sends
+from app.llm.sends import Sends
 from app.llm.settings import LLMSettings
 from app.llm.telemetry import EVENT_FENCED, EVENT_TAKEOVER, Telemetry
 from app.llm.types import LLMCallContext, LLMProfile, LLMRequest, LLMResponse
@@ -62,22 +59,6 @@ class Wiring:
     """Shared by the views of one service; None makes a new one."""
     join: Callable[[Any], LLMRunRepo] | None = None
     """Makes the joined binding for a caller's session; None without persistence."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Call:
-    """One call on its way down."""
-
-    request: LLMRequest
-    run_id: str
-    context: ResolvedContext
-    prompt_sha256: str
-    request_sha256: str
-    deadline: Deadline
-
-    @property
-    def key(self) -> str | None:
-        return self.context.idempotency_key
 
 
 class LLMService:
@@ -111,25 +92,20 @@ class LLMService:
         """
         self._telemetry.call_started()
         started_s, call = self._clock.monotonic_s(), None
-        outcome: LLMResponse | BaseException = LLMInternal("the call ended without an outcome")
         try:
-            call = self._begin(request, context)
-            outcome = await self._answer(call)
-        except BaseException as error:
-            outcome = error
-            raise
-        else:
-            return outcome
-        finally:
-            self._telemetry.call_ended(
-                outcome,
-                request=request,
-                profile=request.profile or self._settings.default_profile,
-                latency_ms=(self._clock.monotonic_s() - started_s) * 1000,
-                run_id=call.run_id if call else None,
-                workspace_id=call.context.workspace_id if call else None,
-                stage=call.context.stage if call else None,
+            call = await begin(
+                request,
+                context,
+                settings=self._settings,
+                clock=self._clock,
+                new_id=self._wiring.new_id,
             )
+            response = await self._answer(call)
+        except BaseException as error:
+            self._ended(request, call, error, started_s)
+            raise
+        self._ended(request, call, response, started_s)
+        return response
 
     def joined(self, session: Any) -> "LLMService":
         """Return a view whose ledger writes go through the caller's `AsyncSession`, and are committed by the caller.
@@ -180,11 +156,12 @@ class LLMService:
 
     # -- the story
 
-    async def _answer(self, call: _Call) -> LLMResponse:
+    async def _answer(self, call: Call) -> LLMResponse:
         if (replay := await self._replayed(call)) is not None:
             return replay
-        run = await self._routed(call)
-        hit = await self._cached(run)
+        route = await self._routed(call)
+        hit = await self._cached(call, route)
+        run = self._run(call, route, hit)
         if hit is not None and call.key is None:
             return await self._recorded_hit(call, run, hit)
         claimed = await self._claimer(call).claim(run, hit)
@@ -196,25 +173,7 @@ class LLMService:
             )
         return await self._executed(call, run)
 
-    def _begin(self, request: LLMRequest, context: LLMCallContext | None) -> _Call:
-        resolved = resolve_context(request, context, default_workspace=self._settings.default_workspace)
-        if resolved.idempotency_key is not None and not self._settings.persist_runs:
-            raise LLMKeyUnavailable("an idempotency key needs persisted runs (LLM_PERSIST_RUNS=true)")
-        if request.force_new_execution and resolved.idempotency_key is None:
-            raise LLMInvalidRequest(
-                "force_new_execution needs an idempotency_key: without one every call executes"
-            )
-        prompt = prompt_sha256(request)
-        return _Call(
-            request=request,
-            run_id=self._wiring.new_id(),
-            context=resolved,
-            prompt_sha256=prompt,
-            request_sha256=request_sha256(request, prompt=prompt),
-            deadline=Deadline.after(self._clock, request.timeout_s or self._settings.default_timeout_s),
-        )
-
-    async def _replayed(self, call: _Call) -> LLMResponse | None:
+    async def _replayed(self, call: Call) -> LLMResponse | None:
         if call.key is None or call.request.force_new_execution:
             return None
         state = await self._repo.get_by_idempotency_key(
@@ -223,47 +182,38 @@ class LLMService:
         response = replayed(state)
         return None if response is None else self._as_replay(call, response)
 
-    async def _routed(self, call: _Call) -> NewRun:
-        request, context = call.request, call.context
-        route = self._router.route(request, caps=self._catalog)
-        reads = self._cache.reads(request) and bool(route.kept)
-        flies = reads and not self._repo.inline
-        run = NewRun(
-            run_id=call.run_id,
-            workspace_id=context.workspace_id,
-            pipeline_run_id=context.pipeline_run_id,
-            stage=context.stage,
-            idempotency_key=call.key,
-            request=request,
-            profile=route.profile,
-            route=route,
-            prompt_sha256=call.prompt_sha256,
-            request_sha256=call.request_sha256,
-            lease_s=0.0,
-            flight_slot=slot_for(context.workspace_id, call.prompt_sha256, route.kept[0]) if flies else None,
-            cache_mode=request.cache,
-            cache_candidates=self._cache.servable_now(route) if reads else (),
-            metadata=context.metadata,
-            force=request.force_new_execution,
-        )
+    async def _routed(self, call: Call) -> RouteDecision:
+        route = self._router.route(call.request, caps=self._catalog)
         if not route.kept:
             error = no_candidate(route).with_facts(run_id=call.run_id)
-            await self._repo.record_failed(run, error)
+            await self._repo.record_failed(self._run(call, route, None), error)
             raise error
-        return run
+        return route
 
-    async def _cached(self, run: NewRun) -> StoredAnswer | None:
-        if not run.cache_candidates:
+    async def _cached(self, call: Call, route: RouteDecision) -> StoredAnswer | None:
+        if not self._cache.reads(call.request):
             return None
-        identities = [candidate.identity for candidate in run.route.kept]
-        found = await self._repo.get_cached(run.workspace_id, run.prompt_sha256, identities)
-        return self._cache.choose(run.route, found)
+        identities = [candidate.identity for candidate in route.kept]
+        found = await self._repo.get_cached(call.context.workspace_id, call.prompt_sha256, identities)
+        return self._cache.choose(route, found)
 
-    async def _recorded_hit(self, call: _Call, run: NewRun, answer: StoredAnswer) -> LLMResponse:
-        await self._repo.record_hit(replace(run, flight_slot=None), answer)  # it sends nothing: no flight
+    def _run(self, call: Call, route: RouteDecision, hit: StoredAnswer | None) -> NewRun:
+        reads = self._cache.reads(call.request) and bool(route.kept)
+        flies = reads and hit is None and not self._repo.inline  # a hit sends nothing: nobody has to wait
+        workspace, prompt = call.context.workspace_id, call.prompt_sha256
+        return run_of(
+            call,
+            route,
+            lease_s=self._claims.lease_s(call.deadline.left_s()),
+            flight_slot=slot_for(workspace, prompt, route.kept[0]) if flies else None,
+            cache_candidates=self._cache.servable_now(route) if reads else (),
+        )
+
+    async def _recorded_hit(self, call: Call, run: NewRun, answer: StoredAnswer) -> LLMResponse:
+        await self._repo.record_hit(run, answer)
         return self._served(call, run, Hit(run_id=run.run_id, answer=answer))
 
-    async def _executed(self, call: _Call, run: NewRun) -> LLMResponse:
+    async def _executed(self, call: Call, run: NewRun) -> LLMResponse:
         sends = self._sends(call, run)
         try:
             candidate, answer = await sends.until_answered()
@@ -282,7 +232,7 @@ class LLMService:
         success = self._success(call, run, candidate, answer, sends)
         finished = await self._repo.mark_succeeded(run, success)
         if not finished.fenced:
-            return success.response.model_copy(update={"persisted": finished.persisted})
+            return _persisted(success.response, finished)
         if (winner := await self._winner(call, finished)) is not None:
             return winner
         by = f"run {finished.successor_run_id} took" if finished.successor_run_id else "somebody released"
@@ -292,27 +242,29 @@ class LLMService:
             answer=success.response,
         )
 
-    async def _winner(self, call: _Call, finished: Finished) -> LLMResponse | None:
-        """Return the answer of the run that took the key over, waiting for it until the deadline."""
-        successor, key = finished.successor_run_id, call.key
-        self._telemetry.event(EVENT_FENCED, level="warning", llm_run_id=call.run_id, successor=successor)
-        with suppress(LLMContractError):  # its text was not kept, or the key is another request's by now
-            if finished.winner is not None:
-                return self._as_replay(call, answer_of(finished.winner))
-            while successor and key and not self._repo.inline and (left_s := call.deadline.left_s()) > 0:
-                await self._repo.wait_finished(successor, min(left_s, 10 * FIRST_PAUSE_S))
-                state = await self._repo.get_by_idempotency_key(
-                    call.context.workspace_id, key, call.request_sha256
-                )
-                if state is None:
-                    return None
-                if (response := replayed(state)) is not None:
-                    return self._as_replay(call, response)
-        return None
+    async def _winner(self, call: Call, finished: Finished) -> LLMResponse | None:
+        self._telemetry.event(
+            EVENT_FENCED, level="warning", llm_run_id=call.run_id, successor=finished.successor_run_id
+        )
+        response = await answer_of_successor(self._repo, call, finished)
+        return None if response is None else self._as_replay(call, response)
 
     # -- pieces
 
-    def _claimer(self, call: _Call) -> Claimer:
+    def _ended(
+        self, request: LLMRequest, call: Call | None, outcome: LLMResponse | BaseException, started_s: float
+    ) -> None:
+        self._telemetry.call_ended(
+            outcome,
+            request=request,
+            profile=request.profile or self._settings.default_profile,
+            latency_ms=(self._clock.monotonic_s() - started_s) * 1000,
+            run_id=call.run_id if call else None,
+            workspace_id=call.context.workspace_id if call else None,
+            stage=call.context.stage if call else None,
+        )
+
+    def _claimer(self, call: Call) -> Claimer:
         return Claimer(
             repo=self._repo,
             policy=self._claims,
@@ -321,7 +273,7 @@ class LLMService:
             jitter=random.random,
         )
 
-    def _sends(self, call: _Call, run: NewRun) -> Sends:
+    def _sends(self, call: Call, run: NewRun) -> Sends:
         async def cached(candidate: Candidate) -> StoredAnswer | None:
             if not run.cache_candidates:
                 return None
@@ -348,19 +300,19 @@ class LLMService:
         if caps != candidate.caps:
             self._catalog = self._catalog.with_caps(candidate.name, caps)
 
-    def _served(self, call: _Call, run: NewRun, claimed: Replay | Hit) -> LLMResponse:
+    def _served(self, call: Call, run: NewRun, claimed: Replay | Hit) -> LLMResponse:
         stored = answer_of(claimed.answer)
         if isinstance(claimed, Replay):
             return self._as_replay(call, stored)
         return responses.hit(run, stored, latency_ms=call.deadline.spent_ms())
 
-    def _as_replay(self, call: _Call, stored: LLMResponse) -> LLMResponse:
+    def _as_replay(self, call: Call, stored: LLMResponse) -> LLMResponse:
         self._repo.count_replay(stored.run_id)
         return stored.model_copy(update={"latency_ms": call.deadline.spent_ms()})
 
     def _success(
         self,
-        call: _Call,
+        call: Call,
         run: NewRun,
         candidate: Candidate,
         answer: ProviderReply | StoredAnswer,
@@ -371,7 +323,10 @@ class LLMService:
             source = answer.run_id
             response = responses.hit(run, answer_of(answer), attempts=attempts, latency_ms=spent_ms)
         else:
-            response = responses.live(run, candidate, answer, attempts=attempts, latency_ms=spent_ms)
+            kept = self._settings.persist_runs
+            response = responses.live(
+                run, candidate, answer, attempts=attempts, latency_ms=spent_ms, persisted=kept
+            )
         return Success(
             response=response,
             candidate_sha256=candidate.identity,
@@ -379,6 +334,12 @@ class LLMService:
             queue_wait_ms=sends.queue_wait_ms,
             source_run_id=source,
         )
+
+
+def _persisted(response: LLMResponse, finished: Finished) -> LLMResponse:
+    if finished.persisted or not response.persisted:
+        return response
+    return response.model_copy(update={"persisted": False})
 
 
 def _ours(failed: Exception) -> LLMError:
@@ -389,7 +350,7 @@ def _ours(failed: Exception) -> LLMError:
     )
 
 
-def _failure(call: _Call, sends: Sends, error: LLMError) -> Failure:
+def _failure(call: Call, sends: Sends, error: LLMError) -> Failure:
     return Failure(
         error=error,
         attempts=sends.attempts,

@@ -1,11 +1,12 @@
 """Event names, fields and metric names: the only file that spells them, so that dashboards never chase a rename."""
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any, Protocol
 
-import structlog
-
+from app.core.logging import get_logger
 from app.llm.errors import (
     LLMCancelled,
     LLMContractError,
@@ -39,6 +40,14 @@ EVENT_SPOOL_DRAINED = "llm_spool_drained"
 EVENT_ANSWER_LOST = "llm_answer_not_recorded"
 EVENT_SPOOL_UNWRITABLE = "llm_spool_unwritable"
 EVENT_BACKGROUND_FAULT = "llm_background_fault"
+
+_OWN_WORDS = frozenset({"llm_run_id", "status", "served_from", "profile", "provider", "error_code"})
+"""Fields that this package spells itself; all other texts are redacted."""
+
+NAMES_REMEMBERED, NAME_CHARS = 1024, 64
+"""Workspaces, stages and models come again and again: what redaction makes of such short texts is remembered."""
+
+_LEVELS: Mapping[str, int] = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
 class Metrics(Protocol):
@@ -78,17 +87,27 @@ class Telemetry:
     ) -> None:
         self.metrics = metrics or NoMetrics()
         self.redact: Callable[[str], str] = redactor or Redactor()
+        self._redact_name = lru_cache(NAMES_REMEMBERED)(self.redact)
         self._log_content = log_content
-        self._log = log or structlog.get_logger("signalbox")
+        self._log = log or get_logger()
 
     def event(self, name: str, *, level: str = "info", **fields: object) -> None:
-        """Write one event; strings are redacted, None is left out."""
-        clean = {
-            key: self.redact(value) if isinstance(value, str) else value
-            for key, value in fields.items()
+        """Write one event, if the host wants its level; strings are redacted, None is left out."""
+        if not self._shows(level):
+            return
+        told = {
+            field: self._clean(value) if isinstance(value, str) and field not in _OWN_WORDS else value
+            for field, value in fields.items()
             if value is not None
         }
-        getattr(self._log, level)(name, **clean)
+        getattr(self._log, level)(name, **told)
+
+    def _clean(self, text: str) -> str:
+        return self._redact_name(text) if len(text) <= NAME_CHARS else self.redact(text)
+
+    def _shows(self, level: str) -> bool:
+        shown: bool = self._log.isEnabledFor(_LEVELS[level])
+        return shown
 
     def lane_unfit(self, reason: str) -> None:
         """The installed LiteLLM has no dialect lane; calls go through `litellm.acompletion`."""
@@ -119,12 +138,15 @@ class Telemetry:
         if "served_from" in facts:
             self.metrics.add(SERVED, 1, {"from": facts["served_from"]})
         self.metrics.observe(CALL_LATENCY_MS, latency_ms, labels)
+        level = "warning" if status == "FAILED" else "info"
+        if not self._shows(level):
+            return
         if self._log_content:
             facts["prompt"] = request.messages[-1].text
             facts["answer"] = outcome.text if isinstance(outcome, LLMResponse) else ""
         self.event(
             EVENT_CALL,
-            level="warning" if status == "FAILED" else "info",
+            level=level,
             latency_ms=round(latency_ms, 2),
             **{"llm_run_id": run_id, "workspace_id": workspace_id, "stage": stage, **labels, **facts},
         )

@@ -7,7 +7,15 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, Field, JsonValue, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    Field,
+    JsonValue,
+    SkipValidation,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from app.llm.messages import (
     Frozen,
@@ -135,7 +143,7 @@ class LLMRequest(Frozen):
 
     @model_validator(mode="after")
     def _text_can_be_sent(self) -> Self:
-        if _has_lone_surrogate(vars(self)):
+        if any(_has_lone_surrogate(getattr(self, said)) for said in self.model_fields_set):
             raise ValueError(
                 "a text holds half of a surrogate pair, which no provider can be sent: "
                 "decode it with errors='replace'"
@@ -144,6 +152,8 @@ class LLMRequest(Frozen):
 
     @model_validator(mode="after")
     def _tools_are_consistent(self) -> Self:
+        if not self.tools and self.tool_choice is None:
+            return self
         names = [tool.name for tool in self.tools]
         if len(set(names)) != len(names):
             raise ValueError("two tools have the same name")
@@ -188,18 +198,19 @@ def printable(value: str, what: str) -> str:
     return value
 
 
+_WITHOUT_TEXT = frozenset({type(None), bool, int, float, bytes})
+
+
 def _has_lone_surrogate(value: object) -> bool:
-    match value:
-        case str():
-            return not value.isascii() and not _is_unicode(value)
-        case BaseModel():
-            return _has_lone_surrogate(vars(value))
-        case Mapping():
-            return any(_has_lone_surrogate(key) or _has_lone_surrogate(item) for key, item in value.items())
-        case tuple() | list():
-            return any(map(_has_lone_surrogate, value))
-        case _:
-            return False
+    if type(value) in _WITHOUT_TEXT:
+        return False
+    if isinstance(value, str):
+        return not value.isascii() and not _is_unicode(value)
+    if isinstance(value, tuple | list):
+        return any(map(_has_lone_surrogate, value))
+    if isinstance(value, BaseModel):
+        return any(map(_has_lone_surrogate, vars(value).values()))
+    return isinstance(value, Mapping) and any(map(_has_lone_surrogate, (*value, *value.values())))
 
 
 def _is_unicode(text: str) -> bool:
@@ -275,7 +286,9 @@ class LLMResponse(Frozen):
     run_id: str
     """The row of this call; for a replay the row that made the answer."""
     served_from: ServedFrom
-    route: tuple[dict[str, JsonValue], ...] = ()
+    route: tuple[
+        dict[str, SkipValidation[JsonValue]], ...
+    ] = ()  # our own words; each check would cost a call
     """As `RouteDecision.summary`."""
     attempts: tuple[Attempt, ...] = ()
     persisted: bool = True

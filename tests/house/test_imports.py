@@ -19,6 +19,8 @@ HEAVY = (
     "aiosqlite",
     "alembic",
     "boto3",
+    "structlog",
+    "rich",
     "openai",
 )
 

@@ -4,8 +4,8 @@ from tests.sabotage.patch import Break
 
 _HERE = "app/llm/"
 ROUTER, RETRY, SENDS, SERVICE = (f"{_HERE}{name}.py" for name in ("router", "retry", "sends", "service"))
-ERRORS, CACHE, CONTEXT, KEYS, BREAKER = (
-    f"{_HERE}{name}.py" for name in ("errors", "cache", "context", "idempotency", "breaker")
+ERRORS, CACHE, CONTEXT, KEYS, BREAKER, CALLS = (
+    f"{_HERE}{name}.py" for name in ("errors", "cache", "context", "idempotency", "breaker", "calls")
 )
 
 _TESTS = "tests/unit/llm/"
@@ -21,8 +21,8 @@ CALL_BREAKS = (
         "local-only-is-ignored",
         "routing",
         ROUTER,
-        "if (self.local_only or limits.local_only) and not candidate.local:",
-        "if self.local_only and limits.local_only and not candidate.local:",
+        "if (self.local_only or asked.local_only) and not candidate.local:",
+        "if self.local_only and asked.local_only and not candidate.local:",
         (ROUTES + "a_request_can_tighten_local_only_but_never_lift_it",),
     ),
     Break(
@@ -69,32 +69,40 @@ CALL_BREAKS = (
         "window-is-not-checked",
         "routing",
         ROUTER,
-        "if need.input_tokens_estimate + need.output_tokens_reserved > caps.max_context_tokens:",
-        "if need.input_tokens_estimate > 1_000_000 * caps.max_context_tokens:",
+        "if needs.tokens > caps.max_context_tokens else None",
+        "if needs.tokens > 1_000_000 * caps.max_context_tokens else None",
         (ROUTES + "a_prompt_and_its_answer_must_fit_the_window",),
     ),
     Break(
         "answer-needs-no-room",
         "routing",
         ROUTER,
-        "if need.input_tokens_estimate + need.output_tokens_reserved > caps.max_context_tokens:",
-        "if need.input_tokens_estimate > caps.max_context_tokens:",
+        "if needs.tokens > caps.max_context_tokens else None",
+        "if needs.input_tokens_estimate > caps.max_context_tokens else None",
         (ROUTES + "a_prompt_and_its_answer_must_fit_the_window",),
+    ),
+    Break(
+        "remembered-route-forgets-the-window",
+        "routing",
+        ROUTER,
+        "if any(needs.tokens > smallest_window for needs in needs_of.values()):",
+        "if not smallest_window:",
+        (ROUTES + "a_remembered_route_is_the_one_that_would_be_worked_out",),
     ),
     Break(
         "forbidden-fallback-happens",
         "routing",
         ROUTER,
-        "if kept and limits.allow_fallback is False:",
-        "if not kept and limits.allow_fallback is False:",
+        "if kept and asked.allow_fallback is False:",
+        "if not kept and asked.allow_fallback is False:",
         (ROUTES + "a_forbidden_fallback_leaves_the_first_fit_candidate",),
     ),
     Break(
         "pinned-model-has-company",
         "routing",
         ROUTER,
-        "reason = reason if limits.allow_fallback else RouteReason.NOT_PINNED",
-        "reason = reason if limits.allow_fallback is not False else RouteReason.NOT_PINNED",
+        "reason = reason if asked.allow_fallback else RouteReason.NOT_PINNED",
+        "reason = reason if asked.allow_fallback is not False else RouteReason.NOT_PINNED",
         (ROUTES + "a_pinned_model_leaves_one_candidate",),
     ),
     Break(
@@ -109,8 +117,8 @@ CALL_BREAKS = (
         "forbidden-provider-is-asked",
         "routing",
         ROUTER,
-        "if limits.providers is not None and candidate.provider not in limits.providers:",
-        "if limits.providers == () and candidate.provider not in limits.providers:",
+        "if asked.providers is not None and candidate.provider not in asked.providers:",
+        "if asked.providers == () and candidate.provider not in asked.providers:",
         (ROUTES + "only_allowed_providers_are_asked",),
     ),
     Break(
@@ -301,16 +309,16 @@ CALL_BREAKS = (
         "twenty-equal-calls-are-twenty-sends",
         "cache",
         SERVICE,
-        "flies = reads and not self._repo.inline",
-        "flies = reads and self._repo.inline",
+        "flies = reads and hit is None and not self._repo.inline",
+        "flies = reads and hit is None and self._repo.inline",
         (HITS + "twenty_equal_calls_are_one_send",),
     ),
     Break(
         "follower-waits-past-its-deadline",
         "cache",
         KEYS,
-        "elif self.left_s() <= self.reserve_s + pause_s:",
-        "elif self.left_s() <= -1e9:",
+        "ended = await self._outlasted(outcome, reserve_s=self.reserve_s)",
+        "ended = await self._outlasted(outcome, reserve_s=-1e9)",
         (HITS + "a_follower_whose_time_runs_out_goes_on_alone",),
         hangs_s=10,
     ),
@@ -318,32 +326,32 @@ CALL_BREAKS = (
         "two-workspaces-are-a-guess",
         "context",
         CONTEXT,
-        "if len(set(named.values())) > 1:",
-        "if len(set(named.values())) > 9:",
+        "if value is not None and facts.setdefault(name, value) != value:",
+        "if value is not None and facts.setdefault(name, value) is None:",
         (CONTEXTS + "two_sources_that_disagree_are_both_named",),
     ),
     Break(
         "missing-workspace-is-everybodys",
         "context",
         CONTEXT,
-        'workspace_id = facts["workspace_id"] or default_workspace',
-        'workspace_id = facts["workspace_id"] or default_workspace or "local"',
+        'workspace_id = facts.get("workspace_id") or default_workspace',
+        'workspace_id = facts.get("workspace_id") or default_workspace or "local"',
         (CONTEXTS + "no_source_is_an_error_that_says_what_to_do",),
     ),
     Break(
         "key-without-a-ledger-is-accepted",
         "keys",
-        SERVICE,
-        "if resolved.idempotency_key is not None and not self._settings.persist_runs:",
-        "if resolved.idempotency_key is None and not self._settings:",
+        CALLS,
+        "if resolved.idempotency_key is not None and not settings.persist_runs:",
+        "if resolved.idempotency_key is None and not settings:",
         (SERVED + "without_persistence_a_key_is_refused_and_calls_work",),
     ),
     Break(
         "replay-needs-a-route",
         "keys",
         SERVICE,
-        "if (replay := await self._replayed(call)) is not None: return replay run = await self._routed(call)",
-        "run = await self._routed(call)\n"
+        "if (replay := await self._replayed(call)) is not None: return replay route = await self._routed(call)",
+        "route = await self._routed(call)\n"
         "        if (replay := await self._replayed(call)) is not None:\n"
         "            return replay",
         (SERVED + "a_replay_works_when_nothing_could_be_sent_any_more",),

@@ -130,7 +130,8 @@ def to_json(value: object) -> str:
 
 def encode_request(request: LLMRequest) -> bytes:
     """Return what the caller wrote, without what it left unsaid; it reads back as an equal request."""
-    unsaid = {name for name, default in _UNSAID.items() if getattr(request, name) == default}
+    fields = vars(request)
+    unsaid = {name for name, usual in _UNSAID.items() if fields[name] is usual or fields[name] == usual}
     return to_json({"v": VERSION, "request": request.model_dump(mode="json", exclude=unsaid)}).encode()
 
 

@@ -193,7 +193,7 @@ def _insert(
             profile=run.profile.value, provider=first.provider.value if first else None,
             model=first.model if first else None, cache_mode=run.cache_mode.value, execution=execution,
             supersedes=supersedes, owner=rules.owner, sends_noted=1 if first else 0,
-            route=to_json(run.route.summary()), needs=run.route.needs.model_dump_json(),
+            route=run.route.route.as_json, needs=run.route.needs.model_dump_json(),
             metadata=to_json(dict(run.metadata)), lease_s=run.lease_s,
         ),
         final=final,

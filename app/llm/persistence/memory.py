@@ -26,16 +26,20 @@ from app.llm.ports import (
 from app.llm.types import NO_USAGE, CacheMode, LLMResponse
 
 MAX_ANSWERS = 4096
+MAX_ENDED = 4096
+"""Flights whose end is remembered for followers that look late."""
+NOTHING_WRITTEN = Finished(persisted=False)
 
 _Address = tuple[str, str, str]
 
 
 class MemoryRunRepo:
-    """Flights and a bounded, least-recently-used cache in memory."""
+    """Flights and a bounded, least-recently-used cache in memory. Only runs with a flight slot can be waited for."""
 
     inline = False
 
     def __init__(self, *, clock: Clock, cache_ttl_s: float, max_answers: int = MAX_ANSWERS) -> None:
+        """Make it; `max_answers` is 0 where nothing is to be cached."""
         self._clock = clock
         self._cache_ttl_s = cache_ttl_s
         self._max_answers = max_answers
@@ -64,7 +68,7 @@ class MemoryRunRepo:
                 return Hit(run_id=run.run_id, answer=answer)
         if run.flight_slot is not None:
             self._flights[run.flight_slot] = run.run_id
-        self._live[run.run_id] = asyncio.Event()
+            self._live[run.run_id] = asyncio.Event()
         return Won(run_id=run.run_id)
 
     async def save_result_for_idempotency_key(self, run: NewRun, answer: StoredAnswer) -> ClaimOutcome:
@@ -82,16 +86,8 @@ class MemoryRunRepo:
 
     async def mark_succeeded(self, run: NewRun, success: Success) -> Finished:
         """Keep the answer for the cache, and wake the followers."""
-        response = success.response
-        if success.source_run_id is None and run.cache_mode is not CacheMode.BYPASS and may_be_hit(response):
-            address = (run.workspace_id, run.prompt_sha256, success.candidate_sha256)
-            self._answers[address] = (
-                self._clock.monotonic_s(),
-                _stored(run, success.candidate_sha256, response),
-            )
-            self._answers.move_to_end(address)
-            while len(self._answers) > self._max_answers:
-                self._answers.popitem(last=False)
+        if self._max_answers and run.cache_mode is not CacheMode.BYPASS and success.source_run_id is None:
+            self._keep(run, success)
         return self._end(run, "SUCCEEDED")
 
     async def mark_failed(self, run: NewRun, failure: Failure) -> Finished:  # noqa: ARG002  # the port's signature
@@ -131,15 +127,29 @@ class MemoryRunRepo:
         self._answers.move_to_end(address)
         return answer
 
+    def _keep(self, run: NewRun, success: Success) -> None:
+        if not may_be_hit(success.response):
+            return
+        address = (run.workspace_id, run.prompt_sha256, success.candidate_sha256)
+        stored = _stored(run, success.candidate_sha256, success.response)
+        self._answers[address] = (self._clock.monotonic_s(), stored)
+        self._answers.move_to_end(address)
+        while len(self._answers) > self._max_answers:
+            self._answers.popitem(last=False)
+
     def _end(self, run: NewRun, status: str) -> Finished:
-        if run.flight_slot is not None and self._flights.get(run.flight_slot) == run.run_id:
-            del self._flights[run.flight_slot]
-        self._ended[run.run_id] = status
-        while len(self._ended) > self._max_answers:
+        if run.flight_slot is not None:
+            self._land(run.flight_slot, run.run_id, status)
+        return NOTHING_WRITTEN
+
+    def _land(self, slot: str, run_id: str, status: str) -> None:
+        if self._flights.get(slot) == run_id:
+            del self._flights[slot]
+        self._ended[run_id] = status
+        while len(self._ended) > MAX_ENDED:
             self._ended.popitem(last=False)
-        if (live := self._live.pop(run.run_id, None)) is not None:
+        if (live := self._live.pop(run_id, None)) is not None:
             live.set()
-        return Finished(persisted=False)
 
 
 def _stored(run: NewRun, candidate_sha256: str, response: LLMResponse) -> StoredAnswer:

@@ -44,9 +44,9 @@ PROVIDERS: Mapping[LLMProvider, ProviderFacts] = MappingProxyType(
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Catalog:
-    """All candidates at one moment; what is learned later makes another catalog."""
+    """All candidates at one moment; what is learned later makes another catalog. Equal is only the same one."""
 
     all: tuple[Candidate, ...]
     """Every candidate of every profile once: profiles in the order of `LLMProfile`, each as it is listed."""

@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from app.llm import fingerprint, messages, types
@@ -273,6 +273,39 @@ def test_lone_surrogates_and_wide_integers_have_a_hash():
     requests = [ask().model_copy(update={"messages": (Message.user(text),)}) for text in texts]
     assert len(set(map(prompt_sha256, requests))) == len(texts)
     assert prompt_sha256(called(2**80)) == prompt_sha256(called(float(2**80)))
+
+
+def read_field_by_field(value: Any, call_ids: dict[str, int]) -> Any:
+    """Return the canonical form as FIELDS defines it: no shape is known by its class, nothing is taken as it is."""
+    if isinstance(value, Frozen):
+        kinds = fingerprint.FIELDS[type(value)]
+        return {
+            name: stand_in(kind, getattr(value, name), call_ids)
+            for name, kind in kinds.items()
+            if kind not in {Kind.INTENT, Kind.EXCLUDED}
+        }
+    if isinstance(value, dict):
+        return {str(key): read_field_by_field(item, {}) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [read_field_by_field(item, call_ids) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def stand_in(kind: Kind, value: Any, call_ids: dict[str, int]) -> Any:
+    if kind is Kind.CALL_ID:
+        return call_ids.setdefault(value, len(call_ids))
+    return hashlib.sha256(value).hexdigest() if kind is Kind.DIGEST else read_field_by_field(value, call_ids)
+
+
+@many
+@given(request=requests)
+@example(called(1e16))
+@example(called([-0.0, 1e-7, 1e22, 1.5, 2**53 + 1, 2**63, True, "é\x00\u2028"]))
+@example(ask(tool_choice=ToolChoiceTool(name="look"), tools=(ToolSpec(name="look", strict=True),)))
+def test_short_cuts_through_the_shapes_change_no_hash(request: LLMRequest):
+    """I15: rows that were stored before there were short cuts are still found."""
+    body = ["prompt", fingerprint.FINGERPRINT_VERSION, read_field_by_field(request, {})]
+    assert prompt_sha256(request) == hashlib.sha256(fingerprint.json_bytes(body)).hexdigest()
 
 
 def identity(

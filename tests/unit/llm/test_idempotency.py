@@ -1,16 +1,17 @@
 """Many callers of one key: by `LLM_ON_IN_PROGRESS` they wait or are told, and there is one send."""
 
 import asyncio
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
 
 from app.llm.errors import LLMError, LLMKeyConflict, LLMKeyInProgress, LLMProviderError
-from app.llm.idempotency import replayed
-from app.llm.ports import Abandoned, Conflict, InProgress
+from app.llm.idempotency import CLAIM_AGAIN_S, LONGEST_PAUSE_S, Claimer, ClaimPolicy, replayed
+from app.llm.ports import Abandoned, Conflict, FlightHeld, InProgress, NewRun, Replay, StoredAnswer, Won
 from app.llm.testing.client import ScriptedClient
 from app.llm.types import LLMResponse, ServedFrom
-from tests.support.ledger import Outside, request
+from tests.support.ledger import Outside, new_run, request
 from tests.support.service import Watched, refused, rig, service
 
 KEYED = request(idempotency_key="k1")
@@ -201,3 +202,101 @@ async def test_a_wait_holds_no_connection(db_url: str):
         assert not waiter.done()
         held.gate.set()  # type: ignore[union-attr]
         assert (await call).text == (await waiter).text
+
+
+# -- waiting, over a ledger that only counts
+
+
+HELD = InProgress(run_id="holder", lease_left_s=60.0)
+POLICY = ClaimPolicy(wait_for_key=True, lease_grace_s=15.0)
+
+
+@dataclass
+class Holder:
+    """A ledger in which run `holder` lives for `looks` looks; every look takes as long as it may."""
+
+    looks: int
+    left_s: float = 100.0
+    outcomes: list[Any] = field(default_factory=list)
+    """What the claims say, one after another, then the last one for ever."""
+    ends: str = "SUCCEEDED"
+    key: Any = None
+    """What a read of the key says."""
+    claims: list[NewRun] = field(default_factory=list)
+    read: int = 0
+    inline = False
+
+    async def create_started(self, run: NewRun) -> Any:
+        self.claims.append(run)
+        return self.outcomes.pop(0) if len(self.outcomes) > 1 else self.outcomes[0]
+
+    async def wait_finished(self, run_id: str, timeout_s: float) -> str | None:
+        assert run_id == "holder"
+        assert timeout_s > 0
+        self.read += 1
+        self.left_s -= timeout_s
+        return None if self.read < self.looks else self.ends
+
+    async def get_by_idempotency_key(self, *_: str) -> Any:
+        return self.key
+
+    def claimer(self, *, reserve_s: float = 10.0) -> Claimer:
+        return Claimer(
+            repo=self,  # type: ignore[arg-type]  # what a waiter needs of it
+            policy=POLICY,
+            left_s=lambda: self.left_s,
+            reserve_s=reserve_s,
+            jitter=lambda: 0.5,
+        )
+
+
+async def test_a_waiter_reads_while_the_holder_lives_and_claims_no_more_when_it_has_answered():
+    answer = Replay(answer=StoredAnswer(run_id="h", candidate_sha256=None, request_sha256="", response=None))
+    ledger = Holder(looks=7, outcomes=[HELD], key=answer)
+    assert await ledger.claimer().claim(new_run(KEYED)) is answer
+    assert (len(ledger.claims), ledger.read) == (1, 7)
+
+
+async def test_a_waiter_claims_when_the_holder_ended_without_an_answer():
+    ledger = Holder(looks=3, outcomes=[HELD, Won(run_id="mine")], ends="FAILED")
+    assert await ledger.claimer().claim(new_run(KEYED)) == Won(run_id="mine")
+    assert (len(ledger.claims), ledger.read) == (2, 3)
+    assert ledger.claims[1].lease_s == ledger.left_s + POLICY.lease_grace_s
+
+
+async def test_a_waiter_claims_when_the_holders_lease_can_be_over():
+    held = InProgress(run_id="holder", lease_left_s=2.0)
+    ledger = Holder(looks=999, outcomes=[held, Won(run_id="mine")])
+    await ledger.claimer().claim(new_run(KEYED))
+    assert 100 - 2 - LONGEST_PAUSE_S <= ledger.left_s <= 100 - 2
+
+
+async def test_a_waiter_claims_now_and_then_and_once_more_when_its_time_is_up():
+    ledger = Holder(looks=999, outcomes=[HELD])
+    with pytest.raises(LLMKeyInProgress):
+        await ledger.claimer().claim(new_run(KEYED))
+    assert ledger.left_s == 0
+    assert len(ledger.claims) == pytest.approx(1 + 100 / CLAIM_AGAIN_S, abs=2)
+    assert ledger.read > 5 * len(ledger.claims) / 2
+
+
+async def test_two_hundred_waiters_write_nothing_while_they_wait():
+    ledgers = [Holder(looks=5, outcomes=[HELD, Won(run_id="mine")], ends="FAILED") for _ in range(200)]
+    await asyncio.gather(*(ledger.claimer().claim(new_run(KEYED)) for ledger in ledgers))
+    assert sum(len(ledger.claims) for ledger in ledgers) == 2 * len(ledgers)
+
+
+async def test_a_follower_goes_alone_with_time_for_one_attempt_left():
+    held = FlightHeld(run_id="holder", lease_left_s=600.0)
+    ledger = Holder(looks=999, outcomes=[*[held] * 18, Won(run_id="mine")])
+    await ledger.claimer(reserve_s=10.0).claim(replace(new_run(), flight_slot="slot"))
+    assert [run.flight_slot for run in ledger.claims] == ["slot"] * 18 + [None]
+    assert ledger.left_s == 10.0
+
+
+@pytest.mark.parametrize(("ended", "slot"), [("SUCCEEDED", None), ("FAILED", "slot")])
+async def test_a_follower_flies_again_only_behind_a_leader_without_an_answer(ended: str, slot: str | None):
+    held = FlightHeld(run_id="holder", lease_left_s=600.0)
+    ledger = Holder(looks=2, outcomes=[held, Won(run_id="mine")], ends=ended)
+    await ledger.claimer().claim(replace(new_run(), flight_slot="slot"))
+    assert [run.flight_slot for run in ledger.claims] == ["slot", slot]

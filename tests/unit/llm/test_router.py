@@ -1,16 +1,19 @@
 """Routing: who is asked, in which order, and the reason on everybody else."""
 
 import hashlib
+import json
 import os
 import random
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from app.llm.candidates import Needs, RouteDecision, RouteReason
+from app.llm import router
+from app.llm.candidates import Needs, Route, RouteDecision, RouteReason
 from app.llm.errors import LLMInvalidRequest, LLMNoCandidate
 from app.llm.fingerprint import json_bytes
 from app.llm.messages import (
@@ -23,15 +26,9 @@ from app.llm.messages import (
     ToolResultPart,
     ToolSpec,
 )
+from app.llm.needs import DEFAULT_OUTPUT_TOKENS, TOKENS_PER_IMAGE, needs_of
 from app.llm.providers import Catalog
-from app.llm.router import (
-    DEFAULT_OUTPUT_TOKENS,
-    TOKENS_PER_IMAGE,
-    LLMRouter,
-    needs_of,
-    no_candidate,
-    tightened,
-)
+from app.llm.router import LLMRouter, no_candidate, tightened
 from app.llm.settings import LLMSettings, RouterPolicy
 from app.llm.types import LLMConstraints, LLMProfile, LLMProvider, LLMRequest, RequestVariant
 
@@ -255,8 +252,8 @@ def test_needs_are_those_of_the_variant_of_each_provider():
     request = ask("see", IMAGE, tools=(TOOL,), variants={OLLAMA: plain})
     route = House().without("tools", "vision").route(request)
     assert kept(route) == [LLAMA, FLASH]
-    assert [entry.needs.tools for entry in route.entries] == [False, True]
-    assert route.needs is route.entries[0].needs
+    assert [route.needs_of[entry.candidate.provider].tools for entry in route.entries] == [False, True]
+    assert route.needs is route.needs_of[route.entries[0].candidate.provider]
 
 
 # -- fallback
@@ -360,7 +357,7 @@ def test_every_reason_of_exclusion_has_words(reason: RouteReason):
         entry.model_copy(update={"kept": False, "reason": reason, "detail": detail})
         for entry in route.entries
     )
-    message = no_candidate(route.model_copy(update={"entries": entries})).message
+    message = no_candidate(replace(route, route=Route(entries))).message
     assert "{" not in message
     assert message.count("ollama:llama3.2: ") == 1
 
@@ -396,6 +393,41 @@ def test_ten_thousand_requests_are_routed_alike_in_every_process(hash_seed: str)
     env = {**os.environ, "PYTHONHASHSEED": hash_seed}
     there = subprocess.run([sys.executable, __file__], env=env, capture_output=True, text=True, check=True)
     assert there.stdout.strip() == digest_of_decisions()
+
+
+def test_a_remembered_route_is_the_one_that_would_be_worked_out(monkeypatch: pytest.MonkeyPatch):
+    """Every reason is exact, whichever way it was found; lengths lie around the windows."""
+    choose = random.Random(7)  # noqa: S311  # no secret is drawn
+    house = House(ollama_num_ctx=2048, fallback_to_cloud=False, profile_balanced="ollama:a,gemini:b,ollama:c")
+    window = 3 * (2048 - DEFAULT_OUTPUT_TOKENS)
+    limits = (LLMConstraints(), LLMConstraints(allow_fallback=False), LLMConstraints(providers=(GEMINI,)))
+    requests = [
+        random_request(choose.choice).model_copy(
+            update={
+                "messages": (Message.user("x" * (window + choose.randint(-30, 30))),),
+                "constraints": choose.choice(limits),
+            }
+        )
+        for _ in range(2000)
+    ]
+    remembered = [house.route(asked) for asked in requests]
+    monkeypatch.setattr(router, "_route_of_short_prompts", lambda *_: (None, -1))
+    assert [house.route(asked) for asked in requests] == remembered
+    assert {entry.reason for route in remembered for entry in route.entries} >= {
+        RouteReason.CONTEXT_TOO_SMALL,
+        RouteReason.FALLBACK_NOT_ALLOWED,
+        RouteReason.NO_CLOUD_FALLBACK,
+    }
+
+
+def test_requests_that_share_a_route_cannot_change_each_others_summary():
+    house = House()
+    first, second = house.route(ask("one")), house.route(ask("two"))
+    first.summary()[0]["kept"] = "changed"
+    assert second.route is first.route
+    assert second.summary() == house.route(ask("three")).summary()
+    assert json.loads(second.route.as_json) == second.summary()
+    assert second.summary()[0]["kept"] is True
 
 
 def digest_of_decisions(count: int = 10_000) -> str:

@@ -520,6 +520,7 @@ async def test_without_persistence_a_key_is_refused_and_calls_work(sqlite_url: s
         assert client.sends == 0
         answer = await llm.chat(request())
         assert (answer.text, answer.persisted) == ("answer 1", False)
+        assert llm._repo._answers == {}  # type: ignore[attr-defined]  # nothing is cached, so nothing is kept
         with pytest.raises(LLMContractError, match="LLM_PERSIST_RUNS"):
             llm.joined(object())
         assert await llm.release(answer.run_id) is False

@@ -175,3 +175,44 @@ async def test_a_litellm_that_lacks_the_lane_is_a_warning_of_the_service(sqlite_
     (said,) = _events(caplog, names.EVENT_LANE_UNFIT)
     assert (said["level"], said["lane"]) == ("warning", "acompletion")
     assert "AttributeError" in said["reason"]
+
+
+def test_an_event_that_nobody_wants_is_not_even_redacted(caplog: Any):
+    caplog.set_level("WARNING", logger="signalbox")
+    looked_at: list[str] = []
+
+    def redact(text: str) -> str:
+        looked_at.append(text)
+        return text
+
+    telemetry = Telemetry(redactor=redact)  # type: ignore[arg-type]  # all that is needed of one
+    telemetry.event("x", b="text")
+    assert (looked_at, _events(caplog, "x")) == ([], [])
+    telemetry.event("x", level="warning", b="text")
+    assert (looked_at, len(_events(caplog, "x"))) == (["text"], 1)
+
+
+def test_a_run_id_of_digits_alone_stays_readable_and_names_are_redacted_each_time(caplog: Any):
+    run_id = "01931234-5678-7012-8345-678901234567"
+    for _ in range(2):
+        Telemetry().event(
+            "x", level="warning", llm_run_id=run_id, workspace_id="jo@example.org", error="x" * 99
+        )
+    events = _events(caplog, "x")
+    assert [event["llm_run_id"] for event in events] == [run_id] * 2
+    assert [event["workspace_id"] for event in events] == ["[redacted]"] * 2
+    assert [event["error"] for event in events] == ["x" * 99] * 2
+
+
+@pytest.mark.parametrize(
+    ("value", "read"),
+    [("größe", "größe"), ("\ud800", "\ud800"), (2**70, 2**70), ({1}, "{1}")],
+    ids=["beyond ASCII", "half a surrogate pair", "wide integer", "no JSON"],
+)
+def test_a_line_is_ascii_json_whatever_its_fields_hold(caplog: Any, value: Any, read: Any):
+    Telemetry().event("x", level="warning", value=value)
+    (line,) = [record.message for record in caplog.records if record.name == "signalbox"]
+    assert line.isascii()
+    told = json.loads(line)
+    assert (told["event"], told["level"], told["value"]) == ("x", "warning", read)
+    assert told["timestamp"].endswith("Z")

@@ -1,0 +1,68 @@
+"""What a request demands of a candidate: skills, and room in its window, estimated high rather than low. Pure."""
+
+from collections.abc import Mapping
+
+from app.llm.candidates import Needs
+from app.llm.fingerprint import json_bytes
+from app.llm.messages import Part, ToolChoiceTool
+from app.llm.types import LLMProvider, LLMRequest
+
+BYTES_PER_TOKEN = 3
+"""Of UTF-8. Low on purpose: English has about four, and one CJK character (three bytes) is about one token."""
+
+TOKENS_PER_MESSAGE = 4
+"""For the marks around a message.
+
+Source: OpenAI cookbook, "How to count tokens with tiktoken": three for a message, one more for a name."""
+
+TOKENS_PER_IMAGE = 1_548
+"""Six tiles of 768 x 768 pixels and 258 tokens, what Gemini makes of 2,304 x 1,536 pixels.
+
+Source: https://ai.google.dev/gemini-api/docs/tokens."""
+
+DEFAULT_OUTPUT_TOKENS = 1_024
+"""Room that is kept for an answer whose request names no `max_output_tokens`."""
+
+
+def needs_by_provider(request: LLMRequest) -> Mapping[LLMProvider, Needs]:
+    """Return what the request demands of the candidates of each provider, by its variants."""
+    needs = dict.fromkeys(LLMProvider, needs_of(request))
+    for provider in request.variants:
+        needs[provider] = needs_of(request.as_sent_to(provider))
+    return needs
+
+
+def needs_of(request: LLMRequest) -> Needs:
+    """Return what a request, as sent to one provider, demands; tokens are estimated high rather than low."""
+    form, choice = request.response_format, request.tool_choice
+    schema = form.json_schema if form else None
+    tokens, vision = 0, False
+    for message in request.messages:
+        tokens += TOKENS_PER_MESSAGE
+        for part in message.content:
+            tokens += _tokens_of_part(part)
+            vision = vision or part.type == "image"
+    for tool in request.tools:
+        tokens += _tokens(json_bytes([tool.name, tool.description, tool.parameters]))
+    return Needs(
+        tools=bool(request.tools),
+        forced_tool_choice=choice == "required" or isinstance(choice, ToolChoiceTool),
+        json_object=form is not None and form.type == "json_object",
+        json_schema=schema is not None,
+        vision=vision,
+        input_tokens_estimate=tokens if schema is None else tokens + _tokens(json_bytes(schema)),
+        output_tokens_reserved=request.max_output_tokens or DEFAULT_OUTPUT_TOKENS,
+    )
+
+
+def _tokens_of_part(part: Part) -> int:
+    if part.type == "image":
+        return TOKENS_PER_IMAGE
+    if part.type == "tool_call":
+        return _tokens(part.name.encode()) + _tokens(json_bytes(part.arguments))
+    text = part.content if part.type == "tool_result" else part.text
+    return _tokens(text.encode("utf-8", "surrogatepass"))
+
+
+def _tokens(text: bytes) -> int:
+    return -(-len(text) // BYTES_PER_TOKEN)  # rounded up
