@@ -11,7 +11,7 @@ GUARD_BREAKS = (
         "encrypted-text-may-be-moved",
         "encryption",
         CIPHER,
-        "return to_json([workspace_id, address, AES_GCM]).encode()",
+        "return to_json([workspace_id, address, codec]).encode()",
         'return b""',
         (_SECURITY + "test_encryption.py::test_a_payload_that_was_moved_does_not_open",),
     ),
