@@ -22,6 +22,7 @@ def facts() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "kernel": f"{platform.system()} {'.'.join(platform.release().split('.')[:2])}",
         "python": platform.python_version(),
+        "lane": os.environ.get("LLM_LITELLM_LANE", "default"),
         "versions": {**{name: version(name) for name in _PACKAGES}, "SQLite": sqlite3.sqlite_version},
     }
 

@@ -32,16 +32,16 @@ def draw(document: Mapping[str, Any], file: Path) -> None:
             ("text.color", "axes.labelcolor", "xtick.color", "ytick.color", "axes.edgecolor"), _INK
         )
     )
-    from matplotlib import pyplot  # noqa: PLC0415
+    from matplotlib import pyplot as plt  # noqa: PLC0415
 
-    figure, axes = pyplot.subplots(1, 2, figsize=(9.6, 3.8), sharey=True)
+    figure, axes = plt.subplots(1, 2, figsize=(9.6, 3.8), sharey=True)
     _panel(axes[0], document, cpu, "client CPU per call, ms (less is better)")
     _panel(axes[1], document, rate, "calls per second (more is better)")
     axes[0].set_yticks(range(len(_CASES)), [CASES[case].title for case in _CASES])
     axes[0].invert_yaxis()
     figure.tight_layout()
     figure.savefig(file, transparent=True, metadata={"Date": None})
-    pyplot.close(figure)
+    plt.close(figure)
 
 
 def _panel(axis: Any, document: Mapping[str, Any], figure: Any, title: str) -> None:

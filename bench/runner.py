@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from bench.cases import CASES
+from bench.cases.ours import missing_settings
 from bench.figures import Key, key_of
 from bench.machine import facts, flush_ms, pin, two_cores
 from bench.postgres import server
@@ -47,7 +48,7 @@ class Child:
         self._log = log
         quiet = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_MODE": "PRODUCTION"}
         with log.open("wb") as stderr:
-            self._process = subprocess.Popen(
+            self._process = subprocess.Popen(  # noqa: S603  # our own interpreter
                 [sys.executable, "-m", "bench.child", json.dumps(asdict(world))],
                 cwd=ROOT,
                 env={**os.environ, **quiet},
@@ -156,10 +157,15 @@ class Children:
 def run(plan: Plan, say: Say) -> dict[str, Any]:
     """Return everything that the plan asks for, with the facts beside it; a failed part holds its fault."""
     began_s = time.monotonic()
+    say = _timed(say, began_s)
     rounds: dict[Key, list[dict[str, Any]]] = {}
     with ExitStack() as stack:
         directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="signalbox-bench-"))
         document: dict[str, Any] = {"facts": facts(), "flush": flush_ms(directory)}
+        for name in missing_settings():
+            say(
+                f"LLM_{name.upper()} is no setting of this version: what it would switch off or on is as it is"
+            )
         database = stack.enter_context(server(say))
         document["facts"]["versions"]["PostgreSQL"] = database.version
         stub_url = stack.enter_context(_stub())
@@ -185,6 +191,10 @@ def run(plan: Plan, say: Say) -> dict[str, Any]:
     document["took_s"] = round(time.monotonic() - began_s, 1)
     document["rounds"] = rounds
     return document
+
+
+def _timed(say: Say, began_s: float) -> Say:
+    return lambda text: say(f"{time.monotonic() - began_s:5.0f} s  {text}")
 
 
 def _told(key: Key, answer: dict[str, Any], say: Say) -> dict[str, Any]:

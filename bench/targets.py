@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from bench.figures import Figure, NotMeasured, Rounds, cpu, probed, rate, spread, stall, worst
+from bench.figures import Figure, NotMeasured, Rounds, cpu, probed, rate, spread, stall
 
 Verdict = Literal["PASS", "FAIL", "ERROR"]
 
@@ -100,8 +100,8 @@ TARGETS: tuple[Target, ...] = (
         probed("fingerprint", "ours_16k_us") / probed("fingerprint", "floor_16k_us"), 3.0,
     ),
     Target(
-        "fingerprint of 4 MB off the loop: stall x hashing it",
-        probed("fingerprint", "stall_4m_us") / probed("fingerprint", "ours_4m_us"), 0.9,
+        "fingerprint of 4 MB: CPU off the loop x hashing it",
+        probed("fingerprint", "off_loop_4m_us") / probed("fingerprint", "ours_4m_us"), 0.8, at_least=True,
     ),
     Target(
         "import app.llm: wall x import pydantic_settings",
@@ -112,6 +112,7 @@ TARGETS: tuple[Target, ...] = (
     Target("longest loop stall at 64, SQLite", stall("sqlite", 64), 50.0, unit="ms"),
     Target("longest loop stall at 64, PostgreSQL", stall("postgres", 64), 50.0, unit="ms"),
     Target("p99 over p50 at 64, SQLite", spread("sqlite", 64), 5.0),
+    Target("p99 over p50 at 64, PostgreSQL", spread("postgres", 64), 5.0),
     Target("p99 over p50 at 256, SQLite", spread("sqlite", 256), 5.0),
     Target(
         "agent, persisted: CPU x (FunctionModel + our persisted call)",

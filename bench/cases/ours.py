@@ -14,15 +14,18 @@ from bench.measure import Call
 from bench.stub import BUSY
 from bench.world import GEMINI_KEY, KILOBYTE, WORKSPACE, World, prompt
 
+LANE, MEMORY = "litellm_lane", "memory_cache_bytes"
 SLOTS = 512
 """More than any cell has in flight: what is measured is the call, not the queue for a slot."""
 KNOWN = 64
 """Answers that replays and hits choose from."""
+NO_MEMORY = {MEMORY: 0}
+"""Replays and hits are read from the database each time."""
 
 
 def settings(world: World, **values: Any) -> LLMSettings:
-    """Return the defaults with the stub as every provider; the lane is the default one, or that of LLM_LITELLM_LANE."""
-    lane = {"litellm_lane": os.environ["LLM_LITELLM_LANE"]} if "LLM_LITELLM_LANE" in os.environ else {}
+    """Return the defaults with the stub as every provider, on the lane of LLM_LITELLM_LANE if it names one."""
+    lane = {LANE: os.environ[f"LLM_{LANE.upper()}"]} if f"LLM_{LANE.upper()}" in os.environ else {}
     defaults = {
         "ollama_api_base": world.stub_url,
         "gemini_api_base": f"{world.stub_url}/v1beta",
@@ -40,16 +43,26 @@ def settings(world: World, **values: Any) -> LLMSettings:
     return isolated_settings(**{**defaults, **lane, **values})
 
 
+def missing_settings() -> list[str]:
+    """Return the settings that cases rely on and this version does not have: unknown ones would be ignored silently."""
+    return [name for name in (LANE, MEMORY) if name not in LLMSettings.model_fields]
+
+
+def log_to_nowhere() -> None:
+    """Have every event rendered and written, as a program does that logs; once per process."""
+    log = logging.getLogger("signalbox")
+    if not log.handlers:
+        log.addHandler(logging.FileHandler(os.devnull))
+        log.setLevel(logging.INFO)
+        log.propagate = False
+
+
 @asynccontextmanager
 async def service(
     world: World, *, client: ChatClient | None = None, warm: bool = True, **values: Any
 ) -> AsyncIterator[LLMService]:
-    """Yield a service as a program would have it, one event a call rendered and written to nowhere."""
-    log = logging.getLogger("signalbox")
-    if not log.handlers:
-        log.addHandler(logging.StreamHandler(open(os.devnull, "w")))  # noqa: PTH123, SIM115  # as long as the process
-        log.setLevel(logging.INFO)
-        log.propagate = False
+    """Yield a service as a program would have it."""
+    log_to_nowhere()
     async with build_llm_service(settings(world, **values), client=client) as llm:
         if warm:
             await llm.warm_up()
@@ -119,14 +132,14 @@ async def failing_over(world: World) -> AsyncIterator[Call]:
 @asynccontextmanager
 async def replay_sqlite(world: World) -> AsyncIterator[Call]:
     """Yield a replay that is read from the database each time."""
-    async with service(world, database_url=world.file("replay"), memory_cache_bytes=0) as llm:
+    async with service(world, database_url=world.file("replay"), **NO_MEMORY) as llm:
         yield await _repeated(llm, ServedFrom.REPLAY)
 
 
 @asynccontextmanager
 async def replay_postgres(world: World) -> AsyncIterator[Call]:
     """Yield the same from PostgreSQL."""
-    async with world.database() as url, service(world, database_url=url, memory_cache_bytes=0) as llm:
+    async with world.database() as url, service(world, database_url=url, **NO_MEMORY) as llm:
         yield await _repeated(llm, ServedFrom.REPLAY)
 
 
@@ -140,9 +153,7 @@ async def replay_memory(world: World) -> AsyncIterator[Call]:
 @asynccontextmanager
 async def hit_sqlite(world: World) -> AsyncIterator[Call]:
     """Yield a hit that is read from the database each time, and leaves a row of its own."""
-    async with service(
-        world, database_url=world.file("hit"), cache_enabled=True, memory_cache_bytes=0
-    ) as llm:
+    async with service(world, database_url=world.file("hit"), cache_enabled=True, **NO_MEMORY) as llm:
         yield await _repeated(llm, ServedFrom.CACHE)
 
 
@@ -151,7 +162,7 @@ async def hit_postgres(world: World) -> AsyncIterator[Call]:
     """Yield the same from PostgreSQL."""
     async with (
         world.database() as url,
-        service(world, database_url=url, cache_enabled=True, memory_cache_bytes=0) as llm,
+        service(world, database_url=url, cache_enabled=True, **NO_MEMORY) as llm,
     ):
         yield await _repeated(llm, ServedFrom.CACHE)
 

@@ -1,8 +1,10 @@
 """Tables that were filled fast: as many finished runs as wanted, each with its send and its texts, by plain SQL."""
 
 import sqlite3
-from contextlib import closing
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy.engine import make_url
 
@@ -70,19 +72,36 @@ def statements(dialect: dict[str, str], first: int, last: int, *, keyed: bool) -
 
 async def fill(url: str, first: int, last: int, *, keyed: bool = True) -> None:
     """Insert the runs numbered `first` to `last` into migrated tables."""
-    parsed = make_url(url)
-    if parsed.get_backend_name() == "sqlite":
-        _fill_sqlite(Path(str(parsed.database)), statements(_SQLITE, first, last, keyed=keyed))
+    if (file := _sqlite_file(url)) is not None:
+        _fill_sqlite(file, statements(_SQLITE, first, last, keyed=keyed))
         return
-    import asyncpg  # noqa: PLC0415  # only where it is needed
-
-    connection = await asyncpg.connect(
-        parsed.set(drivername="postgresql").render_as_string(hide_password=False)
-    )
-    try:
+    async with _connected(url) as connection:
         for statement in statements(_POSTGRES, first, last, keyed=keyed):
             await connection.execute(statement)
         await connection.execute("ANALYZE")
+
+
+async def stored_bytes(url: str) -> int:
+    """Return the bytes that the database takes on the disk, indexes included."""
+    if (file := _sqlite_file(url)) is not None:
+        return file.stat().st_size
+    async with _connected(url) as connection:
+        return int(await connection.fetchval("SELECT pg_database_size(current_database())"))
+
+
+def _sqlite_file(url: str) -> Path | None:
+    parsed = make_url(url)
+    return Path(str(parsed.database)) if parsed.get_backend_name() == "sqlite" else None
+
+
+@asynccontextmanager
+async def _connected(url: str) -> AsyncIterator[Any]:  # asyncpg has no types
+    import asyncpg  # noqa: PLC0415  # only where it is needed
+
+    dsn = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+    connection = await asyncpg.connect(dsn)
+    try:
+        yield connection
     finally:
         await connection.close()
 

@@ -6,7 +6,8 @@ from itertools import count
 from typing import Any
 
 from app.bootstrap import open_executor
-from app.llm.persistence.retention import Pruned, prune as prune_ledger
+from app.llm.persistence.retention import Pruned
+from app.llm.persistence.retention import prune as prune_ledger
 from app.llm.testing.client import ScriptedClient
 from bench.cases.ours import request, service, settings
 from bench.measure import rss_mb
@@ -17,9 +18,18 @@ OLDER_THAN_S = 86_400.0
 PAUSE_S = 0.002
 
 
-async def prune(world: World, rows: int) -> dict[str, Any]:
-    """Return what pruning `rows` old runs took, and what a writer beside it noticed."""
-    url = world.file(f"prune-{rows}")
+async def on_sqlite(world: World, rows: int) -> dict[str, Any]:
+    """Return what pruning `rows` old runs took on SQLite, and what a writer beside it noticed."""
+    return await _beside_a_writer(world, world.file(f"prune-{rows}"), rows)
+
+
+async def on_postgres(world: World, rows: int) -> dict[str, Any]:
+    """Return the same on PostgreSQL."""
+    async with world.database() as url:
+        return await _beside_a_writer(world, url, rows)
+
+
+async def _beside_a_writer(world: World, url: str, rows: int) -> dict[str, Any]:
     async with service(world, client=ScriptedClient(), database_url=url) as llm:
         await fill(url, 1, rows, keyed=False)
         waits_s: list[float] = []
@@ -36,7 +46,7 @@ async def prune(world: World, rows: int) -> dict[str, Any]:
         writer.cancel()
         done = await asyncio.gather(writer, return_exceptions=True)
         if not isinstance(done[0], asyncio.CancelledError):
-            raise RuntimeError(f"the writer beside it failed: {done[0]}")
+            raise RuntimeError(f"the writer beside it failed: {done[0]}")  # noqa: TRY004  # no type is checked here
     if figures["runs"] != rows:
         raise RuntimeError(f"{figures['runs']} runs were pruned, not {rows}")
     return {**figures, "writes": len(waits_s), "worst_write_s": max(waits_s)}

@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy.engine import make_url
 
-from bench.cases.ours import request, service
+from bench.cases.ours import MEMORY, request, service
 from bench.measure import freeze, rss_mb
 from bench.world import World
 
@@ -28,7 +28,7 @@ async def soak(world: World) -> dict[str, Any]:
     errors: list[str] = []
     samples: list[tuple[int, float]] = []
     numbers = count(1)
-    async with service(world, database_url=url, memory_cache_bytes=MEMORY_BYTES) as llm:
+    async with service(world, database_url=url, **{MEMORY: MEMORY_BYTES}) as llm:
 
         async def worker() -> None:
             while (number := next(numbers)) <= CALLS:
