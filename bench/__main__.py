@@ -1,7 +1,6 @@
 """`python -m bench quick | bench | full` measures and judges; `steps` shows one call's steps; `report` writes documents."""
 
 import argparse
-import json
 import signal
 import sys
 from collections.abc import Callable, Mapping
@@ -9,7 +8,8 @@ from typing import Any
 
 from bench.figures import NotMeasured
 from bench.plans import plan_of, targets_of
-from bench.report import MODES, PLOT, RESULTS, ROOT, recorded, stale_documents, target_line
+from bench.records import MODES, record, recorded
+from bench.report import PLOT, ROOT, stale_documents, target_line
 from bench.runner import Plan, run
 from bench.tables import markdown, us
 from bench.targets import judge
@@ -43,11 +43,7 @@ def main() -> int:
 def _measure(mode: str) -> int:
     document = run(plan_of(mode), _say)
     outcomes = [judge(target, document["rounds"]).as_row() for target in targets_of(mode)]
-    file = RESULTS / f"{mode}.json"
-    file.parent.mkdir(exist_ok=True)
-    file.write_text(
-        json.dumps({"mode": mode, **document, "targets": outcomes}, indent=1) + "\n", encoding="utf-8"
-    )
+    file = record({"mode": mode, **document, "targets": outcomes})
     for row in outcomes:
         print(target_line(row))
     flush = document["flush"]

@@ -14,7 +14,7 @@ Call = Callable[[int], Awaitable[None]]
 """Makes the call of this number, which is never used twice; raises when the answer is not what it should be."""
 
 WARM_UP_S = 0.15
-SENTINEL_S = 0.002
+SENTINEL_S = 0.005
 """Seconds between two looks at the loop; a stall is how much later than asked a look came."""
 YIELD_EVERY = 32
 """Calls after which a worker lets others run: an answer out of memory never does so of its own accord."""

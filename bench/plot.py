@@ -40,7 +40,7 @@ def draw(document: Mapping[str, Any], file: Path) -> None:
     axes[0].set_yticks(range(len(_CASES)), [CASES[case].title for case in _CASES])
     axes[0].invert_yaxis()
     figure.tight_layout()
-    figure.savefig(file, transparent=True, metadata={"Date": None})
+    figure.savefig(file, transparent=True, metadata={"Date": None, "Creator": None})
     plt.close(figure)
 
 
@@ -59,6 +59,8 @@ def _panel(axis: Any, document: Mapping[str, Any], figure: Any, title: str) -> N
     axis.set_xscale("log")
     axis.margins(x=0.22)
     axis.set_title(title, fontsize=9)
+    axis.set_xlabel("pale: 1 call in flight, full: 64", fontsize=7)
+    axis.xaxis.set_major_formatter(lambda value, _: f"{value:,g}")
     axis.grid(axis="x", color=_INK, alpha=0.25, linewidth=0.6)
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)

@@ -1,25 +1,18 @@
 """A run as people read it: targets in the terminal, tables between markers in the documents. All from its JSON."""
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bench.cases import CASES
 from bench.figures import Key, NotMeasured, cpu, rate, sound
+from bench.records import Document
 from bench.sizing import sizing_table
 from bench.tables import best_of, markdown, number, us
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "bench" / "results"
 PLOT = ROOT / "docs" / "bench.svg"
-MODES = ("quick", "bench", "full")
-"""From the shortest to the longest."""
-RECORDED = ("full", "bench")
-"""Runs that the documents are made of, the better one first; a quick one is for the terminal."""
 DOCUMENTS = ("README.md", "docs/PERFORMANCE.md")
-
-Document = Mapping[str, Any]
 
 _SHOWN = (
     "raw",
@@ -33,15 +26,6 @@ _SHOWN = (
     "router_failover",
 )
 """Cases of the README's table."""
-
-
-def recorded() -> Document | None:
-    """Return the run that the documents show; None before the first."""
-    for mode in RECORDED:
-        if (file := RESULTS / f"{mode}.json").is_file():
-            document: Document = json.loads(file.read_text(encoding="utf-8"))
-            return document
-    return None
 
 
 def target_line(row: Mapping[str, Any]) -> str:

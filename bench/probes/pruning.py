@@ -9,7 +9,7 @@ from app.bootstrap import open_executor
 from app.llm.persistence.retention import Pruned
 from app.llm.persistence.retention import prune as prune_ledger
 from app.llm.testing.client import ScriptedClient
-from bench.cases.ours import request, service, settings
+from bench.cases.ours import NO_MEMORY, request, service, settings
 from bench.measure import rss_mb
 from bench.probes.filled import fill
 from bench.world import World
@@ -30,7 +30,7 @@ async def on_postgres(world: World, rows: int) -> dict[str, Any]:
 
 
 async def _beside_a_writer(world: World, url: str, rows: int) -> dict[str, Any]:
-    async with service(world, client=ScriptedClient(), database_url=url) as llm:
+    async with service(world, client=ScriptedClient(), database_url=url, **NO_MEMORY) as llm:
         await fill(url, 1, rows, keyed=False)
         waits_s: list[float] = []
 

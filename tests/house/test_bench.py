@@ -14,11 +14,11 @@ from bench.figures import NotMeasured, cpu, key_of, rate, sound
 from bench.measure import measure
 from bench.plans import plan_of, targets_of
 from bench.probes import PROBES
+from bench.records import MODES, recorded, text_of
 from bench.runner import Child, Plan, _stub, run
 from bench.targets import TARGETS, Target, judge
 from bench.world import World
 
-MODES = report.MODES
 CELL = {
     "calls": 100, "errors": 0, "error": None, "wall_s": 1.0, "cpu_ms": 0.2, "server_cpu_ms": 0.1, "calls_per_s": 100.0,
     "p50_ms": 1.0, "p99_ms": 2.0, "stall_ms": 3.0, "rss_mb": 90.0, "collections": 0, "longest_collection_ms": 0.0,
@@ -116,7 +116,7 @@ def test_what_was_not_measured_is_an_error_and_never_a_pass(found: dict[str, Any
 
 
 def test_a_recorded_run_is_rendered_into_every_block():
-    document = json.loads(json.dumps(recorded_run() | {"rounds": {}})) | {"rounds": recorded_run()["rounds"]}
+    document = recorded_run()
     blocks = {name: make(document) for name, make in report.BLOCKS.items()}
     for target in TARGETS:
         assert target.name in blocks["bench"]
@@ -142,7 +142,7 @@ def test_every_block_has_its_place_and_the_committed_ones_are_those_of_the_recor
     texts = [(report.ROOT / name).read_text() for name in report.DOCUMENTS]
     for name in report.BLOCKS:
         assert sum(f"<!-- {name}:begin -->" in text and f"<!-- {name}:end -->" in text for text in texts) == 1
-    document = report.recorded()
+    document = recorded()
     if document is None:
         assert not report.PLOT.exists()
         return
@@ -200,3 +200,14 @@ def test_the_cells_of_a_run_are_told_and_nothing_is_left_behind(
     assert any("round 2 of 2" in line for line in told)
     assert list(tmp_path.iterdir()) == []
     assert asdict(World(stub_url="u", directory="d")).keys() >= {"stub_url", "postgres_url"}
+
+
+def test_a_run_is_written_with_one_round_a_line_and_read_back():
+    document = {
+        "mode": "quick",
+        "rounds": {"raw@1": [CELL | {"cpu_ms": 0.123456789}]},
+        "targets": [{"name": "t"}],
+    }
+    text = text_of(document)
+    assert json.loads(text) == {**document, "rounds": {"raw@1": [CELL | {"cpu_ms": 0.12346}]}}
+    assert len(text.splitlines()) == 11
