@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from bench import report
+from bench.blocks import BLOCKS, NOTHING
 from bench.cases import CASES
 from bench.cases.bare import raw
 from bench.figures import NotMeasured, cpu, key_of, rate, sound
@@ -38,6 +39,15 @@ def recorded_run() -> dict[str, Any]:
     rounds: dict[str, Any] = {key_of(*cell): [dict(CELL)] * plan.rounds for cell in plan.cells}
     rounds |= {name: [AnyFigure()] for name in plan.probes}
     rounds["growth"] = rounds["growth_postgres"] = [AnyFigure(rows=[1_000, 1_000_000], bytes_per_run=2_000.0)]
+    rounds["imports"] = [AnyFigure(llm_loads=[], bootstrap_loads=["aiohttp"], reference_loads=[])]
+    rounds["fresh_process"] = [AnyFigure(replay_loads=["sqlalchemy"], hit_loads=[])]
+    rounds["soak"] = [
+        AnyFigure(
+            calls=100_000, rows=100_000, errors=0, rss_mb=[[100, 50.0], [100_000, 60.0]], rss_swing=0.01
+        )
+    ]
+    for name in ("prune", "prune_postgres", "prune_million"):
+        rounds[name] = [AnyFigure(runs=20_000, rss_mb=[40.0, 41.0])]
     rounds["steps"] = [{"one step": 12.345}]
     return {
         "mode": "full",
@@ -117,7 +127,7 @@ def test_what_was_not_measured_is_an_error_and_never_a_pass(found: dict[str, Any
 
 def test_a_recorded_run_is_rendered_into_every_block():
     document = recorded_run()
-    blocks = {name: make(document) for name, make in report.BLOCKS.items()}
+    blocks = {name: make(document) for name, make in BLOCKS.items()}
     for target in TARGETS:
         assert target.name in blocks["bench"]
         assert target.name in "\n".join(map(report.target_line, document["targets"]))
@@ -126,6 +136,10 @@ def test_a_recorded_run_is_rendered_into_every_block():
     assert "| one step | 12.3 |" in blocks["bench-steps"]
     assert "| 256 KB | 0.200 | 0.200 | 7.00 | 7.00 |" in blocks["bench-prompts"]
     assert "| PostgreSQL | 1,000,000 | 7.00 | 7.00 |" in blocks["bench-growth"]
+    assert "| `import app.bootstrap` | 7,000 | 7.00 | 7.00 | aiohttp |" in blocks["bench-imports"]
+    assert "| one replay from SQLite | 7,000 | 7.00 | sqlalchemy |" in blocks["bench-fresh"]
+    assert blocks["bench-prune"].count("| 20,000 | 7.00 | 7.00 | 41.0 |") == 3
+    assert "| 100,000 | 7 | 0 | 100,000 | 60.0 to 60.0 | +-1.0% |" in blocks["bench-soak"]
     # 10,000 calls/s x 0.2 ms = 2 busy cores, at 0.6 of each: 4; the server's half: 2
     assert "| 10,000 | 4 | 2 | 20,000 | 864 million | 1,728 GB |" in blocks["bench-sizing"]
 
@@ -133,14 +147,36 @@ def test_a_recorded_run_is_rendered_into_every_block():
 def test_a_run_without_a_case_still_renders_what_it_has():
     document = recorded_run()
     document["rounds"] = {"raw@1": [CELL]}
-    blocks = {name: make(document) for name, make in report.BLOCKS.items()}
+    blocks = {name: make(document) for name, make in BLOCKS.items()}
     assert "| raw aiohttp | 0.200 | 1.00 / 2.00 | 100 |" in blocks["bench-cells"]
-    assert blocks["bench-growth"] == blocks["bench-steps"] == "Not measured in this run."
+    assert (
+        blocks["bench-growth"]
+        == blocks["bench-steps"]
+        == blocks["bench-soak"]
+        == blocks["bench-prune"]
+        == NOTHING
+    )
+
+
+def test_what_failed_is_told_in_the_tables_and_not_left_out():
+    document = recorded_run()
+    fault = [{"fault": "Traceback\nOSError: no space"}]
+    document["rounds"] |= dict.fromkeys(("raw@1", "steps", "growth", "prune", "soak", "postgres@64"), fault)
+    blocks = {name: make(document) for name, make in BLOCKS.items()}
+    assert "| raw aiohttp | failed | failed | failed | 0.200 |" in blocks["bench-cells"]
+    for name, said in (
+        ("steps", "Failed: "),
+        ("soak", "Failed: "),
+        ("growth", "| failed | "),
+        ("prune", "| failed | "),
+    ):
+        assert f"{said}{name}: OSError: no space" in blocks[f"bench-{name}"]
+    assert "postgres@64: OSError: no space" in blocks["bench-sizing"]
 
 
 def test_every_block_has_its_place_and_the_committed_ones_are_those_of_the_recorded_run():
     texts = [(report.ROOT / name).read_text() for name in report.DOCUMENTS]
-    for name in report.BLOCKS:
+    for name in BLOCKS:
         assert sum(f"<!-- {name}:begin -->" in text and f"<!-- {name}:end -->" in text for text in texts) == 1
     document = recorded()
     if document is None:
