@@ -17,6 +17,8 @@ from bench.world import GEMINI_KEY, KILOBYTE, WORKSPACE, World, prompt
 LANE, MEMORY = "litellm_lane", "memory_cache_bytes"
 SLOTS = 512
 """More than any cell has in flight: what is measured is the call, not the queue for a slot."""
+WINDOW = 10_000_000
+"""Tokens; wide enough for the largest prompt, which the router would refuse otherwise."""
 KNOWN = 64
 """Answers that replays and hits choose from."""
 NO_MEMORY = {MEMORY: 0}
@@ -28,6 +30,7 @@ def settings(world: World, **values: Any) -> LLMSettings:
     lane = {LANE: os.environ[f"LLM_{LANE.upper()}"]} if f"LLM_{LANE.upper()}" in os.environ else {}
     defaults = {
         "ollama_api_base": world.stub_url,
+        "ollama_num_ctx": WINDOW,
         "gemini_api_base": f"{world.stub_url}/v1beta",
         "gemini_api_key": GEMINI_KEY,
         "profile_fast": "ollama",

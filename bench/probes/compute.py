@@ -50,9 +50,8 @@ def _floor(plain: dict[str, Any]) -> str:
 
 async def _beside(world: World, size: int) -> dict[str, float]:
     """Return, for a call with so large a prompt and nothing sent, the CPU of other threads, and the loop's longest stall."""
-    wide = {"ollama_num_ctx": 10_000_000}  # or the router would refuse it
     elsewhere_us, stalls_us = [], []
-    async with service(world, client=ScriptedClient(), persist_runs=False, **wide) as llm:
+    async with service(world, client=ScriptedClient(), persist_runs=False) as llm:
         for number in range(LOOKS):
             asked = request(number, size=size, key=False)
             longest_s = [0.0]

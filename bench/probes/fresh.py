@@ -10,7 +10,8 @@ from app.llm import LLMService
 from bench.cases.ours import request, service
 from bench.world import World
 
-ROUNDS = 5
+IMPORTS, PROGRAMS = 5, 3
+"""Rounds; the best one counts."""
 HEAVY = ("aiohttp", "sqlalchemy", "asyncpg", "litellm")
 MODULES = {"reference": "pydantic_settings", "llm": "app.llm", "bootstrap": "app.bootstrap"}
 
@@ -43,7 +44,7 @@ print(json.dumps([served, time.process_time(), len(sys.modules), loaded]))
 async def imports(world: World) -> dict[str, Any]:  # noqa: ARG001  # nothing is asked
     """Return wall time, memory and what was loaded; rounds are interleaved, the best one counts."""
     found: dict[str, list[Any]] = {name: [] for name in MODULES}
-    for _ in range(ROUNDS):
+    for _ in range(IMPORTS):
         for name, module in MODULES.items():
             found[name].append(await _fresh(_IMPORT.format(module=module, heavy=HEAVY)))
     figures: dict[str, Any] = {}
@@ -68,7 +69,7 @@ async def answers(world: World) -> dict[str, Any]:
     for kind, wanted in (("replay", "replay"), ("hit", "cache")):
         rounds = [
             await _fresh(_ANSWER.format(heavy=HEAVY), _as_json(world), json.dumps(stored), kind)
-            for _ in range(ROUNDS)
+            for _ in range(PROGRAMS)
         ]
         if {served for served, *_ in rounds} != {wanted}:
             raise RuntimeError(f"a fresh process was served from {rounds[0][0]}, not {wanted}")
