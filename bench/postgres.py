@@ -3,11 +3,12 @@
 import asyncio
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import asyncpg
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
 
 from bench.machine import pin, two_cores
 from tools.postgres import Postgres
@@ -29,23 +30,27 @@ class Server:
 def server(say: Callable[[str], None]) -> Iterator[Server]:
     """Yield a server; one of our own is gone at the end. Without any, the cells that need one say why."""
     if given := os.environ.get(VARIABLE):
+        yield Server(url=given, version=_version_of_given(given))
+        return
+    with ExitStack() as stack:
         try:
-            yield Server(url=given, version=_version(given))
-        except OSError as error:
-            raise SystemExit(f"{VARIABLE}: cannot connect ({error})") from None
-        return
+            own = Postgres(durable=True)
+            stack.callback(own.close)
+            own.start()
+            pin(own.pid, two_cores()[1])
+            found = Server(url=own.url(), pid=own.pid, version=_version(own.url()))
+        except (OSError, RuntimeError, KeyError) as error:  # not installed, no such user, no room
+            found = Server(fault=f"PostgreSQL could not be started: {error}")
+            say(found.fault)
+        yield found
+
+
+def _version_of_given(url: str) -> str:
     try:
-        own = Postgres(durable=True)
-    except (OSError, RuntimeError, KeyError) as error:
-        say(f"no PostgreSQL: {error}")
-        yield Server(fault=f"PostgreSQL could not be started: {error}")
-        return
-    try:
-        own.start()
-        pin(own.pid, two_cores()[1])
-        yield Server(url=own.url(), pid=own.pid, version=_version(own.url()))
-    finally:
-        own.close()
+        return _version(url)
+    except (OSError, asyncpg.PostgresError, ArgumentError) as error:
+        advice = "write postgresql+asyncpg://USER:PASSWORD@HOST/NAME, of a role that may create databases"
+        raise SystemExit(f"{VARIABLE}: cannot connect ({type(error).__name__}): {advice}") from None
 
 
 def _version(url: str) -> str:
