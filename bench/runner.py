@@ -201,7 +201,7 @@ def _told(key: Key, answer: dict[str, Any], say: Say) -> dict[str, Any]:
     if fault := answer.get("fault"):
         say(f"ERROR {key}: {fault}")
         return {"fault": str(fault).splitlines()[-1]}  # the way to it names this machine's paths
-    elif answer.get("errors") and answer.get("error"):
+    if answer.get("errors") and answer.get("error"):
         say(f"ERROR {key}: {answer['errors']} calls failed, the first with {answer['error']}")
     return answer
 
