@@ -22,6 +22,7 @@ _SHOWN = (
     "failover",
     "acompletion",
     "router",
+    "router_of_one_model",
     "router_failover",
 )
 """Cases of the README's table."""

@@ -9,7 +9,7 @@ from bench.figures import Figure, NotMeasured, cpu, rate
 from bench.tables import number
 
 _CASES = ("raw", "floor", "unpersisted", "sqlite", "postgres", "acompletion", "router")
-_COLOURS = {"bare": "#8c959f", "ours": "#1a7f64", "litellm": "#d97742"}
+_COLOURS = {"bare": "#8c959f", "ours": "#1a7f64", "acompletion": "#d97742", "router": "#d97742"}
 _INK = "#7d8590"
 """Readable on white and on black."""
 _IN_FLIGHT = (1, 64)

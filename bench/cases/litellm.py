@@ -1,6 +1,7 @@
-"""The competitors: LiteLLM's own entry points against the same stub, in a process of their own.
+"""The competitors: LiteLLM's own entry points against the same stub, in processes of their own.
 
-They get what we get: a warm-up, frozen garbage, the same prompt. Their defaults stay, except where a default would
+They get what we get: a warm-up, frozen garbage, the same prompt. The model is one that is not in LiteLLM's price list,
+which is its cheaper way: with one that is, `acompletion` costs twice as much. Their defaults stay, except where a default would
 stop them from doing what is measured: a Router that cools a failing deployment down would not fail over again.
 """
 
@@ -54,44 +55,45 @@ async def gemini(world: World) -> AsyncIterator[Call]:
 
 @asynccontextmanager
 async def router(world: World) -> AsyncIterator[Call]:
-    """Yield a Router that chooses between two deployments of one model."""
-    from litellm import Router  # noqa: PLC0415
+    """Yield a Router that is set up as our service is: Ollama first, Gemini if that fails."""
+    second = _deployment("second", f"gemini/{GEMINI_MODEL}", f"{world.stub_url}/v1beta", api_key=GEMINI_KEY)
+    deployments = [_deployment("first", f"ollama_chat/{OLLAMA_MODEL}", world.stub_url), second]
+    yield _routed(deployments, fallbacks=[{"first": ["second"]}])
 
-    asked = Router(model_list=[_deployment("fast", OLLAMA_MODEL, world, name) for name in ("one", "two")])
 
-    async def call(number: int) -> None:
-        _check(await asked.acompletion(model="fast", messages=wire_messages(number), timeout=TIMEOUT_S))
+@asynccontextmanager
+async def router_of_one_model(world: World) -> AsyncIterator[Call]:
+    """Yield a Router over one model twice, with ids of their own: its cheapest way.
 
-    yield call
+    Without ids, or with two models, LiteLLM goes through its whole price list a dozen times a call.
+    """
+    one = _deployment("first", f"ollama_chat/{OLLAMA_MODEL}", world.stub_url)
+    yield _routed([{**one, "model_info": {"id": identity}} for identity in ("one", "two")])
 
 
 @asynccontextmanager
 async def router_failing_over(world: World) -> AsyncIterator[Call]:
     """Yield a Router whose first deployment refuses every call, so that each one falls back."""
+    deployments = [
+        _deployment("first", f"ollama_chat/{BUSY}", world.stub_url),
+        _deployment("second", f"ollama_chat/{OLLAMA_MODEL}", world.stub_url),
+    ]
+    yield _routed(deployments, fallbacks=[{"first": ["second"]}], num_retries=0, disable_cooldowns=True)
+
+
+def _routed(deployments: list[dict[str, Any]], **options: Any) -> Call:
     from litellm import Router  # noqa: PLC0415
 
-    asked = Router(
-        model_list=[
-            _deployment("first", BUSY, world, "one"),
-            _deployment("second", OLLAMA_MODEL, world, "two"),
-        ],
-        fallbacks=[{"first": ["second"]}],
-        num_retries=0,
-        disable_cooldowns=True,
-    )
+    asked = Router(model_list=deployments, **options)
 
     async def call(number: int) -> None:
         _check(await asked.acompletion(model="first", messages=wire_messages(number), timeout=TIMEOUT_S))
 
-    yield call
+    return call
 
 
-def _deployment(name: str, model: str, world: World, identity: str) -> dict[str, Any]:
-    return {
-        "model_name": name,
-        "model_info": {"id": identity},
-        "litellm_params": {"model": f"ollama_chat/{model}", "api_base": world.stub_url},
-    }
+def _deployment(name: str, model: str, api_base: str, **options: Any) -> dict[str, Any]:
+    return {"model_name": name, "litellm_params": {"model": model, "api_base": api_base, **options}}
 
 
 def _check(answer: Any) -> None:

@@ -33,7 +33,7 @@ def settings(world: World, **values: Any) -> LLMSettings:
         "ollama_num_ctx": WINDOW,
         "gemini_api_base": f"{world.stub_url}/v1beta",
         "gemini_api_key": GEMINI_KEY,
-        "profile_fast": "ollama",
+        "profile_fast": "ollama,gemini",
         "profile_balanced": "gemini",
         "profile_advanced": f"ollama:{BUSY},ollama",
         "attempts_per_candidate": 1,
