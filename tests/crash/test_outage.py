@@ -13,8 +13,8 @@ from app.llm.errors import LLMKeyConflict, LLMLedgerError
 from app.llm.testing.client import ScriptedClient, text_reply
 from app.llm.types import ServedFrom
 from tests.support.ledger import Outside, request
-from tests.support.postgres import Postgres
 from tests.support.service import Watched, refused, rig, service
+from tools.postgres import Postgres
 
 pytestmark = pytest.mark.crash
 KEYED = request(idempotency_key="k1")

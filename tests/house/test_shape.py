@@ -10,7 +10,7 @@ import app.llm
 from tests.support.ledger import ROOT
 
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 50
-FILES = sorted((ROOT / "app").rglob("*.py"))
+FILES = sorted(path for room in ("app", "bench") for path in (ROOT / room).rglob("*.py"))
 IDS = [str(path.relative_to(ROOT)) for path in FILES]
 
 

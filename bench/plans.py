@@ -1,0 +1,33 @@
+"""What each mode measures. A quick run is exactly what its targets need, so that no target can lack its figure."""
+
+from collections.abc import Iterable
+
+from bench.cases import CASES
+from bench.figures import key_of
+from bench.probes import PROBES
+from bench.runner import Plan
+from bench.targets import TARGETS, Target
+
+_BENCH_PROBES = ("route", "fingerprint", "imports", "fresh_process", "prune", "prune_postgres", "steps")
+_FULL_PROBES = (*_BENCH_PROBES, "growth", "growth_postgres", "prune_million", "soak")
+
+
+def targets_of(mode: str) -> tuple[Target, ...]:
+    """Return the targets that a mode judges: all but soak and growth, or all."""
+    return tuple(target for target in TARGETS if mode == "full" or not target.full)
+
+
+def plan_of(mode: str) -> Plan:
+    """Return what a mode measures."""
+    if mode == "quick":
+        needs = {need for target in targets_of(mode) for need in target.figure.needs}
+        cells = [cell for cell in _every_cell() if key_of(*cell) in needs]
+        return Plan(cells, [name for name in PROBES if name in needs], rounds=2, seconds=0.6)
+    probes = _BENCH_PROBES if mode == "bench" else _FULL_PROBES
+    return Plan(list(_every_cell()), probes, rounds=3, seconds=1.0)
+
+
+def _every_cell() -> Iterable[tuple[str, int]]:
+    """Return the cells of a round: case after case at one number in flight, then at the next."""
+    counts = sorted({count for case in CASES.values() for count in case.in_flight})
+    return [(name, count) for count in counts for name, case in CASES.items() if count in case.in_flight]
