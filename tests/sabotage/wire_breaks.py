@@ -434,4 +434,20 @@ WIRE_BREAKS = (
         "if len(self._made) > 2**40:",
         (_UNIT + "test_rendering.py::test_the_oldest_is_forgotten_and_the_used_is_kept",),
     ),
+    Break(
+        "connections-are-not-bounded",
+        "wire",
+        HTTP,
+        "limit=self._connections",
+        "limit=0",
+        (TRANSPORTS + "no_more_connections_are_open_at_once_than_allowed",),
+    ),
+    Break(
+        "proxy-serves-every-host",
+        "wire",
+        LANES,
+        "and not proxy_bypass(host)",
+        "",
+        (TRANSPORTS + "a_proxy_is_looked_for_once_and_only_for_hosts_that_it_serves",),
+    ),
 )
