@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import Mapping
 from typing import Self
 
@@ -46,12 +45,13 @@ class Limits:
         Raises:
             LLMQueueFull: As many calls wait for this provider as may; the error names who holds its slots.
         """
-        return _Slot(self._gates_of(asyncio.get_running_loop()), provider, run_id, self._queue)
+        gates = self._gates_of(asyncio.get_running_loop())
+        return _Slot(gates.of[provider], gates.total, run_id, self._queue)
 
     def in_flight(self, provider: LLMProvider | None = None) -> int:
         """Return how many slots are held now: of one provider, or of all."""
-        held = [gates.held for gates in tuple(self._gates.values())]
-        return sum(len(runs) for each in held for name, runs in each.items() if provider in {None, name})
+        gates = [gate for each in tuple(self._gates.values()) for gate in each.of.values()]
+        return sum(len(gate.held) for gate in gates if provider in {None, gate.provider})
 
     def _gates_of(self, loop: asyncio.AbstractEventLoop) -> "_Gates":
         gates = self._gates.get(loop)
@@ -62,55 +62,64 @@ class Limits:
 
 
 class _Gates:
-    """The semaphores of one event loop, and who holds them."""
+    """The slots of one event loop."""
 
     def __init__(self, total: int, per_provider: Mapping[LLMProvider, int]) -> None:
         self.total = asyncio.Semaphore(total)
-        self.of = {provider: asyncio.Semaphore(slots) for provider, slots in per_provider.items()}
-        self.held: dict[LLMProvider, list[str]] = {provider: [] for provider in per_provider}
-        self.waiting: Counter[LLMProvider] = Counter()
+        self.of = {provider: _Gate(provider, slots) for provider, slots in per_provider.items()}
 
-    def join_queue(self, provider: LLMProvider, limit: int) -> None:
-        if self.of[provider].locked() and self.waiting[provider] >= limit:
-            holders = tuple(self.held[provider])
+
+class _Gate:
+    """The slots of one provider in one event loop, who holds them, and how many wait."""
+
+    __slots__ = ("held", "provider", "slots", "waiting")
+
+    def __init__(self, provider: LLMProvider, slots: int) -> None:
+        self.provider = provider
+        self.slots = asyncio.Semaphore(slots)
+        self.held: list[str] = []
+        self.waiting = 0
+
+    def join_queue(self, limit: int) -> None:
+        if self.slots.locked() and self.waiting >= limit:
+            holders = tuple(self.held)
             raise LLMQueueFull(
-                f"{limit} calls wait for {provider} already (LLM_QUEUE_LIMIT); its slots are held by "
+                f"{limit} calls wait for {self.provider} already (LLM_QUEUE_LIMIT); its slots are held by "
                 f"{', '.join(holders[:MAX_NAMED]) or 'nobody yet'}; nothing was sent",
-                provider=provider,
+                provider=self.provider,
                 run_ids=holders,
             )
-        self.waiting[provider] += 1
+        self.waiting += 1
 
 
 class _Slot:
     """One slot: asked for when entered, given back when left. A class, since generators cost a tenth of a send."""
 
-    __slots__ = ("_gates", "_provider", "_queue", "_run_id")
+    __slots__ = ("_gate", "_queue", "_run_id", "_total")
 
-    def __init__(self, gates: _Gates, provider: LLMProvider, run_id: str, queue: int) -> None:
-        self._gates = gates
-        self._provider = provider
+    def __init__(self, gate: _Gate, total: asyncio.Semaphore, run_id: str, queue: int) -> None:
+        self._gate = gate
+        self._total = total
         self._run_id = run_id
         self._queue = queue
 
     async def __aenter__(self) -> float:
-        gates, provider = self._gates, self._provider
+        gate = self._gate
         asked_at = time.monotonic()
-        gates.join_queue(provider, self._queue)
+        gate.join_queue(self._queue)
         try:
-            await gates.of[provider].acquire()
+            await gate.slots.acquire()
             try:
-                await gates.total.acquire()
+                await self._total.acquire()
             except BaseException:
-                gates.of[provider].release()
+                gate.slots.release()
                 raise
         finally:
-            gates.waiting[provider] -= 1
-        gates.held[provider].append(self._run_id)
+            gate.waiting -= 1
+        gate.held.append(self._run_id)
         return (time.monotonic() - asked_at) * 1000
 
     async def __aexit__(self, *_: object) -> None:
-        gates, provider = self._gates, self._provider
-        gates.held[provider].remove(self._run_id)
-        gates.total.release()
-        gates.of[provider].release()
+        self._gate.held.remove(self._run_id)
+        self._total.release()
+        self._gate.slots.release()

@@ -14,12 +14,16 @@ from app.llm.limits import Limits
 from app.llm.messages import Message
 from app.llm.ports import ProviderReply
 from app.llm.providers import Catalog
-from app.llm.settings import LLMSettings, load_settings
+from app.llm.settings import LiteLLMLane, LLMSettings, load_settings
 from app.llm.testing import Reply, StubGemini, StubOllama
 from app.llm.types import LLMRequest
 
 GEMINI_KEY = "stub-key-0123456789"
 HELLO = LLMRequest(messages=(Message.user("Hello"),))
+in_both_lanes = pytest.mark.parametrize(
+    "overrides", [{"litellm_lane": lane} for lane in LiteLLMLane], ids=list(LiteLLMLane)
+)
+"""For what the comparison of the lanes does not see: tasks, connections, what is not sent."""
 
 
 @dataclass

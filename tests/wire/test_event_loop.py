@@ -15,7 +15,7 @@ from app.llm.settings import LLMSettings
 from app.llm.testing import Reply, StubOllama
 from app.llm.types import LLMProvider
 from app.llm.wire.loading import load_litellm
-from tests.wire.conftest import Rig
+from tests.wire.conftest import Rig, in_both_lanes
 
 
 async def test_a_call_to_a_healthy_provider_ends_while_another_provider_is_silent(
@@ -29,6 +29,7 @@ async def test_a_call_to_a_healthy_provider_ends_while_another_provider_is_silen
     assert (await slow).parts
 
 
+@in_both_lanes
 async def test_an_ollama_that_cannot_describe_its_models_still_answers(
     settings: LLMSettings, monkeypatch: pytest.MonkeyPatch
 ):
@@ -130,6 +131,7 @@ async def test_the_provider_never_sees_more_calls_at_once_than_the_limit(on_olla
     assert max(on_ollama.waits_ms) > min(on_ollama.waits_ms)
 
 
+@in_both_lanes
 async def test_a_cancelled_call_hangs_up_frees_its_slot_and_stays_cancelled(rig: Rig):
     with rig.stub.hold():
         call = asyncio.create_task(rig.send())
@@ -142,6 +144,7 @@ async def test_a_cancelled_call_hangs_up_frees_its_slot_and_stays_cancelled(rig:
     assert rig.stub.sends == 1
 
 
+@in_both_lanes
 async def test_a_call_leaves_no_task_behind(rig: Rig):
     await rig.answer(Reply.text("hi"))
     with pytest.raises(LLMUnavailable):
@@ -149,6 +152,7 @@ async def test_a_call_leaves_no_task_behind(rig: Rig):
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
+@in_both_lanes
 def test_one_client_serves_event_loops_one_after_another(settings: LLMSettings, ollama: StubOllama):
     client = LiteLLMClient(settings=settings, limits=Limits.from_settings(settings))
     rig = Rig(ollama, Catalog.from_settings(settings).pinned("ollama:llama3.2"), client)
@@ -163,6 +167,7 @@ def test_one_client_serves_event_loops_one_after_another(settings: LLMSettings, 
     assert ollama.sends == 2
 
 
+@in_both_lanes
 async def test_closing_twice_is_closing_once(rig: Rig):
     await rig.send()
     await rig.client.close()

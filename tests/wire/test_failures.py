@@ -25,7 +25,7 @@ from app.llm.providers import Catalog
 from app.llm.testing import Reply
 from app.llm.types import LLMRequest
 from app.llm.wire.errors import BY_CLASS
-from tests.wire.conftest import Rig
+from tests.wire.conftest import Rig, in_both_lanes
 
 PAID, FREE = True, False
 SHORT = LLMRequest(messages=(Message.user("Hello"),), max_output_tokens=50)
@@ -146,6 +146,7 @@ async def test_a_refused_connection_cannot_have_been_paid(rig: Rig):
     assert rig.stub.sends == 0
 
 
+@in_both_lanes
 async def test_a_provider_that_comes_back_is_asked_again_on_a_new_connection(rig: Rig):
     await rig.send()
     await asyncio.to_thread(rig.stub.down)  # meanwhile the client sees its idle connection end
@@ -161,12 +162,14 @@ async def test_silence_until_the_deadline_may_have_been_paid(rig: Rig):
     assert failure.possibly_paid is True
 
 
+@in_both_lanes
 async def test_a_body_that_drips_past_the_deadline_is_cut_off_there(rig: Rig):
     failure = await rig.failure(Reply.drip(0.05, Reply.text("x" * 1000)), timeout_s=0.3)
     assert type(failure) is LLMTimeout
     await asyncio.to_thread(rig.stub.wait_for_abandoned, 1)
 
 
+@in_both_lanes
 async def test_a_reply_larger_than_the_cap_is_dropped_unread(rig: Rig):
     failure = await rig.failure(Reply.huge(64 * 2**20))
     assert type(failure) is LLMBadResponse
@@ -200,6 +203,7 @@ async def test_a_busy_ollama_is_asked_again(on_ollama: Rig):
     assert (failure.retryable, failure.fallback) == (True, True)
 
 
+@in_both_lanes
 async def test_a_redirect_receives_nothing(rig: Rig, gemini: Any, ollama: Any):
     other = gemini if rig.stub is ollama else ollama
     await rig.failure(Reply.redirect(f"{other.base_url}/api/chat"))

@@ -13,9 +13,10 @@ import pytest
 from app.llm.client_litellm import LiteLLMClient
 from app.llm.errors import LLMProviderError
 from app.llm.messages import Message
+from app.llm.settings import LiteLLMLane
 from app.llm.testing import Reply, StubGemini, StubOllama
 from app.llm.types import LLMRequest
-from tests.wire.conftest import GEMINI_KEY, Rig
+from tests.wire.conftest import GEMINI_KEY, Rig, in_both_lanes
 
 AT_START = dict(os.environ)  # taken while tests are collected: nothing is loaded yet
 PROXY_KEY = "proxy-secret-of-ours"
@@ -28,6 +29,7 @@ import app.llm.client_litellm as module
 loaded = [name for name in ("litellm", "httpx", "openai", "tiktoken") if name in sys.modules]
 from app.llm.limits import Limits
 from app.llm.messages import Message
+from app.llm.settings import LiteLLMLane
 from app.llm.providers import Catalog
 from app.llm.settings import load_settings
 from app.llm.types import LLMRequest
@@ -49,13 +51,16 @@ print(json.dumps({"loaded": loaded, "changed": changed, "threads": threads}))
 """
 
 
-@pytest.fixture
-def first_calls(ollama: StubOllama, gemini: StubGemini) -> "subprocess.CompletedProcess[str]":
+@pytest.fixture(params=list(LiteLLMLane))
+def first_calls(
+    request: pytest.FixtureRequest, ollama: StubOllama, gemini: StubGemini
+) -> "subprocess.CompletedProcess[str]":
     """The first calls of a fresh process, in which every warning is an error."""
     given = {
         "ollama_api_base": ollama.base_url,
         "gemini_api_base": gemini.base_url,
         "gemini_api_key": GEMINI_KEY,
+        "litellm_lane": request.param,
     }
     command = [sys.executable, "-X", "dev", "-W", "error", "-c", ONE_CALL_EACH, json.dumps(given)]
     clean = {name: value for name, value in os.environ.items() if name not in SWITCHES}
@@ -90,7 +95,16 @@ ALL_KINDS = {
 
 
 @pytest.mark.parametrize(
-    "overrides", [{"ollama_api_key": PROXY_KEY, "ollama_headers": "X-Secret: another-secret-of-ours"}]
+    "overrides",
+    [
+        {
+            "ollama_api_key": PROXY_KEY,
+            "ollama_headers": "X-Secret: another-secret-of-ours",
+            "litellm_lane": lane,
+        }
+        for lane in LiteLLMLane
+    ],
+    ids=list(LiteLLMLane),
 )
 @pytest.mark.parametrize("reply", ALL_KINDS.values(), ids=ALL_KINDS.keys())
 async def test_no_secret_and_no_prompt_is_in_what_an_error_shows(
@@ -118,6 +132,7 @@ async def test_what_a_good_answer_says_is_not_in_the_error_that_refuses_it(rig: 
     assert "words of the model" not in failure.message
 
 
+@in_both_lanes
 async def test_litellm_writes_no_log(on_gemini: Rig, caplog: pytest.LogCaptureFixture, capfd: Any):
     caplog.set_level(logging.DEBUG)
     with pytest.raises(LLMProviderError):

@@ -19,7 +19,7 @@ from app.llm.providers import Catalog
 from app.llm.settings import LLMSettings
 from app.llm.testing import StubOllama
 from app.llm.types import LLMRequest
-from tests.wire.conftest import GEMINI_KEY, HELLO, Rig
+from tests.wire.conftest import GEMINI_KEY, HELLO, Rig, in_both_lanes
 
 PNG = ImagePart(data=b"\x89PNG\r\n\x1a\n", media_type="image/png")
 PNG_BASE64 = "iVBORw0KGgo="
@@ -160,6 +160,7 @@ async def test_the_settings_of_ollama_travel_with_each_call(on_ollama: Rig):
     assert headers["content-type"] == "application/json"
 
 
+@in_both_lanes
 async def test_a_key_in_the_environment_goes_to_no_ollama_of_ours(
     on_ollama: Rig, monkeypatch: pytest.MonkeyPatch
 ):
@@ -262,6 +263,7 @@ async def test_a_gemini_model_that_litellm_never_heard_of_is_not_degraded(
     assert said["generationConfig"]["response_schema"]["required"] == ["city"]
 
 
+@in_both_lanes
 async def test_equal_histories_leave_as_equal_bytes_whatever_their_call_ids(rig: Rig):
     def asked(first: str, second: str) -> LLMRequest:
         turn = [
@@ -278,18 +280,21 @@ async def test_equal_histories_leave_as_equal_bytes_whatever_their_call_ids(rig:
     assert rig.stub.requests[0].raw == rig.stub.requests[1].raw
 
 
+@in_both_lanes
 async def test_a_signature_never_reaches_ollama(on_ollama: Rig):
     await on_ollama.send(EVERYTHING)
     assert b"U2lnbmF0dXJl" not in on_ollama.stub.requests[-1].raw
     assert b"VGhvdWdodA" not in on_ollama.stub.requests[-1].raw
 
 
+@in_both_lanes
 async def test_nothing_but_the_call_itself_is_asked_of_a_provider(rig: Rig):
     await rig.send()
     await rig.send(EVERYTHING)
     assert len(rig.stub.requests) == rig.stub.sends == 2
 
 
+@in_both_lanes
 async def test_a_proxy_of_the_environment_is_used_for_other_hosts(
     settings: LLMSettings, client: LiteLLMClient, monkeypatch: pytest.MonkeyPatch, ollama: StubOllama
 ):
@@ -302,6 +307,7 @@ async def test_a_proxy_of_the_environment_is_used_for_other_hosts(
     assert ollama.requests[-1].headers["host"] == "ollama.invalid:11434"
 
 
+@in_both_lanes
 async def test_a_proxy_of_the_environment_is_not_used_for_this_host(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ):

@@ -1,6 +1,7 @@
 """The HTTP of the lanes by itself: what no stub of a provider shows."""
 
 import asyncio
+import os
 import ssl
 import subprocess
 from collections.abc import AsyncIterator
@@ -15,8 +16,11 @@ from app.llm.limits import Limits
 from app.llm.providers import Catalog
 from app.llm.settings import load_settings
 from app.llm.testing import Reply, StubOllama
+from app.llm.types import LLMProvider
 from app.llm.wire.exchange import Exchange, Unreachable
 from app.llm.wire.http import OneRequestHTTP
+from app.llm.wire.lanes import Lanes
+from app.llm.wire.loading import load_litellm
 from tests.wire.conftest import Rig
 
 ASKED = b'{"model": "llama3.2"}'
@@ -65,6 +69,43 @@ async def test_a_host_that_is_not_there_was_never_written_to(http: OneRequestHTT
     with pytest.raises(Unreachable):
         await http.send(f"{ollama.base_url}/api/chat", {}, ASKED, record)
     assert (record.written, record.status, type(record.failure)) == (False, None, Unreachable)
+
+
+async def test_no_more_connections_are_open_at_once_than_allowed(ollama: StubOllama):
+    http = OneRequestHTTP(connections=2)
+    url = f"{ollama.base_url}/api/chat"
+    with ollama.hold():
+        sends = [asyncio.create_task(http.send(url, {}, ASKED, exchange([]))) for _ in range(6)]
+        await asyncio.to_thread(ollama.wait_for_sends, 2)
+    await asyncio.gather(*sends)
+    await http.close()
+    assert (ollama.sends, ollama.max_in_flight) == (6, 2)
+
+
+@pytest.mark.parametrize(
+    ("environment", "base", "proxied"),
+    [
+        ({}, "http://api.example/v1", False),
+        ({"http_proxy": "http://proxy:1"}, "http://api.example/v1", True),
+        ({"http_proxy": "http://proxy:1", "no_proxy": "api.example"}, "http://api.example/v1", False),
+        ({"http_proxy": "http://proxy:1"}, "https://api.example/v1", False),
+        ({"http_proxy": "http://proxy:1"}, "http://127.0.0.1:11434", False),
+        ({"http_proxy": "http://proxy:1"}, "http://localhost:11434", False),
+        ({"http_proxy": "http://proxy:1"}, "http://[::1]:11434", False),
+    ],
+)
+def test_a_proxy_is_looked_for_once_and_only_for_hosts_that_it_serves(
+    environment: dict[str, str], base: str, proxied, monkeypatch: pytest.MonkeyPatch
+):
+    for name in list(os.environ):
+        if name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    lines = Lanes.opened(
+        load_settings(_env_file=None, ollama_api_base=base), load_litellm(), pytest.fail
+    ).lines
+    assert lines[LLMProvider.OLLAMA]._trust_env is proxied
 
 
 @pytest.fixture

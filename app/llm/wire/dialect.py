@@ -15,6 +15,8 @@ from app.llm.wire.loading import make_known
 from app.llm.wire.parsing import gemini_answer, ollama_answer
 from app.llm.wire.rendering import GeminiRenderer, OllamaRenderer, Renderer
 
+Reader = Callable[[bytes, Exchange], Answer | None]
+
 
 class UnfitLibrary(Exception):
     """The installed LiteLLM does not write what this lane needs of it."""
@@ -25,7 +27,7 @@ class _Dialect:
     """How one provider is spoken to, and the request that shows that LiteLLM still writes it."""
 
     renderer: Callable[[Any], Renderer]
-    answer: Callable[[bytes, Exchange], Answer | None]
+    answer: Reader
     example: Mapping[str, Any]
     example_body: Mapping[str, Any]
 
@@ -64,11 +66,12 @@ class DialectLane:
             UnfitLibrary: They are not there, do not take what they took, or write something else.
         """
         self._library = library
-        self._lines = lines
+        self._spoken: dict[LLMProvider, tuple[Renderer, OneRequestHTTP, Reader]] = {}
         try:
-            self._renderers = {provider: dialect.renderer(library) for provider, dialect in _DIALECTS.items()}
             for provider, dialect in _DIALECTS.items():
-                _try_out(self._renderers[provider], dialect)
+                renderer = dialect.renderer(library)
+                _try_out(renderer, dialect)
+                self._spoken[provider] = renderer, lines[provider], dialect.answer
         except Exception as error:  # whatever another version does
             raise UnfitLibrary(f"{type(error).__name__}: {error}") from error
 
@@ -77,11 +80,12 @@ class DialectLane:
     ) -> Answer | None:
         """Return what the candidate said; as in `Lane.send`."""
         make_known(self._library, options["model"], candidate)
-        rendered = self._renderers[candidate.provider](options)
-        await self._lines[candidate.provider].send(rendered.url, rendered.headers, rendered.body, exchange)
+        render, http, read = self._spoken[candidate.provider]
+        rendered = render(options)
+        await http.send(rendered.url, rendered.headers, rendered.body, exchange)
         if exchange.status not in GOOD:
             raise Refused(exchange.status)
-        return _DIALECTS[candidate.provider].answer(exchange.body, exchange)
+        return read(exchange.body, exchange)
 
 
 def _try_out(renderer: Renderer, dialect: _Dialect) -> None:
