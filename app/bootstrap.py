@@ -40,6 +40,9 @@ async def build_llm_service(
 ) -> AsyncIterator[LLMService]:
     """Yield a service on its own connections; drain and close it at the end.
 
+    A process that serves many calls should also call `app.core.heap.settle_heap()` once it is warm: full collections of
+    garbage stop the event loop for some 200 ms otherwise. It changes the whole process, so nothing here does it.
+
     Args:
         settings: None reads `LLM_` variables and `.env`, once.
         client: Another way to the providers, for tests.

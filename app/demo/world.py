@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from app.bootstrap import build_llm_service
+from app.core.heap import settle_heap
 from app.llm import LLMService, load_settings
 from app.llm.settings import isolated_settings
 from app.llm.testing import StubGemini, StubOllama
@@ -117,6 +118,7 @@ async def stub_world() -> AsyncIterator[World]:
         )
         async with build_llm_service(settings) as llm:
             await llm.warm_up()
+            settle_heap()
             yield World(llm=llm, file=file, stubs=(ollama, gemini))
 
 
@@ -126,4 +128,5 @@ async def live_world(chosen: Mapping[str, object]) -> AsyncIterator[World]:
     with _own_database() as (file, own):
         async with build_llm_service(load_settings(**own, **chosen)) as llm:
             await llm.warm_up()
+            settle_heap()
             yield World(llm=llm, file=file)

@@ -1,6 +1,7 @@
 """Databases that are full, read-only, corrupt or cut off: nothing is sent that cannot be recorded, nothing paid is lost."""
 
 import asyncio
+import random
 import resource
 import shutil
 import tempfile
@@ -26,6 +27,7 @@ from tests.support.worker import run_jobs
 
 pytestmark = pytest.mark.crash
 KEYED = request(idempotency_key="k1")
+LONG = random.Random(1).randbytes(50_000).hex()  # noqa: S311  # no compression makes this fit into a page
 
 
 async def _break(rigged: Rig, pragma: str) -> None:
@@ -74,7 +76,7 @@ async def test_what_was_paid_while_the_database_filled_up_is_spooled_and_written
     sqlite_url: str, broken: str, advice: str, caplog: Any
 ):
     outside = Outside(sqlite_url)
-    async with rig(sqlite_url, ScriptedClient([text_reply("a long answer " * 5000)])) as rigged:
+    async with rig(sqlite_url, ScriptedClient([text_reply(LONG)])) as rigged:
         client = rigged.client
         client.gate = asyncio.Event()
         call = asyncio.create_task(rigged.llm.chat(KEYED))

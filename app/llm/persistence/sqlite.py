@@ -45,6 +45,7 @@ class SqliteExecutor:
         self._file = file
         self._timeout_s = timeout_s
         self._pid = os.getpid()
+        self._closed = False
         self._tick: list[Operation] = []
         self._open: set[Operation] = set()
         self._watch: asyncio.TimerHandle | None = None
@@ -85,8 +86,9 @@ class SqliteExecutor:
         """Run one SELECT: a brief one here and now, so that its future is done already, others in a thread."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Result] = loop.create_future()
-        if os.getpid() != self._pid:
-            future.set_exception(_forked())
+        unusable = self._unusable()
+        if unusable is not None:
+            future.set_exception(unusable)
             return future
         if step.brief and self._lookup_s < SLOW_LOOKUP_S:
             try:
@@ -101,6 +103,7 @@ class SqliteExecutor:
 
     async def close(self) -> None:
         """Finish what was begun, close the connections; idempotent."""
+        self._closed = True
         if self._tick:
             self._hand_over()
         await asyncio.to_thread(self._writer.close)
@@ -118,14 +121,25 @@ class SqliteExecutor:
     # -- writing
 
     def _refusal(self) -> LLMLedgerError | None:
-        if os.getpid() != self._pid:
-            return _forked()
+        unusable = self._unusable()
+        if unusable is not None:
+            return unusable
         if holds_write_lock(self._file):
             return LLMLedgerBusy(
                 "the unit of work around this call holds the lock of the ledger's SQLite file: commit first, "
                 "use llm.joined(session), or give the ledger its own file (LLM_DATABASE_URL)"
             )
         return None
+
+    def _unusable(self) -> LLMLedgerUnavailable | None:
+        if self._closed:
+            return LLMLedgerUnavailable("the ledger's connections are closed already")
+        if os.getpid() == self._pid:
+            return None
+        return LLMLedgerUnavailable(
+            "this ledger was opened before the process was forked, and its connections belong to the parent: build "
+            "the service in the child"
+        )
 
     def _hand_over(self) -> None:
         """Give the writer what this turn of the loop has brought, as one list."""
@@ -208,10 +222,3 @@ class SqliteExecutor:
             connection.close()
             raise
         return connection
-
-
-def _forked() -> LLMLedgerUnavailable:
-    return LLMLedgerUnavailable(
-        "this ledger was opened before the process was forked, and its connections belong to the parent: build the "
-        "service in the child"
-    )

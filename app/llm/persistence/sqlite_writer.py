@@ -9,7 +9,6 @@ import asyncio
 import sqlite3
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from time import monotonic, sleep
@@ -133,9 +132,17 @@ class SqliteWriter:
                 each.outcome = drive(connection, each.steps())
             connection.execute("COMMIT")
         except BaseException:
-            with suppress(sqlite3.Error):  # some faults have rolled back already
-                connection.execute("ROLLBACK")
+            self._undo(connection)
             raise
+
+    def _undo(self, connection: sqlite3.Connection) -> None:
+        """Roll back, unless the fault did so; a connection that cannot even do that is given up."""
+        try:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+        except sqlite3.Error:
+            connection.close()
+            self._connection = None
 
     def _not_given_up(self, operations: Sequence[Operation], error: Exception) -> list[Operation]:
         now_s = monotonic()

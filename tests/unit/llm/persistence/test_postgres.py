@@ -1,6 +1,7 @@
 """The PostgreSQL executor: what travels together is told apart, and a fault belongs to the one that has it."""
 
 import asyncio
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
@@ -9,6 +10,7 @@ import asyncpg
 import pytest
 import sqlalchemy as sa
 
+from app.db.engine import build_engine
 from app.llm.errors import LLMFenced, LLMLedgerError, LLMLedgerUnavailable
 from app.llm.persistence import ledger, postgres_wire
 from app.llm.persistence import statements as sql
@@ -16,8 +18,8 @@ from app.llm.persistence.executor import Result, Step, Steps
 from app.llm.persistence.postgres import PostgresExecutor
 from app.llm.persistence.postgres_wire import Wire, connect_options
 from app.llm.persistence.settlement import of_success
-from app.llm.ports import Won
-from tests.support.ledger import Outside, new_run, request, settings_for, success
+from app.llm.ports import Hit, Won
+from tests.support.ledger import Outside, again, new_run, request, settings_for, success
 from tests.support.service import rules_of
 
 pytestmark = pytest.mark.pg
@@ -158,6 +160,21 @@ async def test_what_many_write_is_locked_in_one_order(executor: PostgresExecutor
     assert sent == [sorted(order)]
 
 
+async def test_two_of_one_flight_that_come_together_are_both_served_from_the_cache(
+    executor: PostgresExecutor, pg_url: str
+):
+    """The second sees the first one's row as it is committed, not as it was before the first had its hit."""
+    rules = rules_of(settings_for(pg_url, cache_enabled=True), "me")
+    run = new_run(request(cache="use"), flight=True, cache=True)
+    assert isinstance(await executor.transaction(lambda: ledger.claim(run, rules)), Won)
+    settled = of_success(run, success(run), owner="me", key_ttl_s=None, keep=True)
+    await executor.transaction(lambda: ledger.finish(settled))
+    told = await asyncio.gather(
+        *(executor.transaction(lambda: ledger.claim(again(run), rules)) for _ in range(3))
+    )
+    assert [type(each) for each in told] == [Hit] * 3
+
+
 # -- commits
 
 
@@ -244,16 +261,26 @@ async def test_a_connection_that_breaks_before_the_commit_is_replaced_and_the_wo
     assert len(await outside.payloads()) == 1
 
 
+def _while_the_loop_stands_still(url: str, statement: str) -> None:
+    async def run() -> None:
+        engine = build_engine(url)
+        async with engine.connect() as connection:
+            await connection.execute(sa.text(statement))
+        await engine.dispose()
+
+    thread = threading.Thread(target=asyncio.run, args=(run(),))
+    thread.start()
+    thread.join()
+
+
 async def test_a_connection_that_died_while_nobody_used_it_harms_nobody(
-    executor: PostgresExecutor, pg_url: str, outside: Outside, monkeypatch: Any
+    executor: PostgresExecutor, pg_url: str, monkeypatch: Any
 ):
-    monkeypatch.setattr(postgres_wire, "IDLE_S", 0.0)
+    monkeypatch.setattr(postgres_wire, "IDLE_S", -1.0)  # as if a second had passed
     rules = rules_of(settings_for(pg_url), "me")
-    async with outside.engine.connect() as admin:
-        await admin.execute(
-            sa.text(CUT.replace(" AND wait_event_type = 'Lock'", " AND pid <> pg_backend_pid()"))
-        )
+    cut = CUT.replace(" AND wait_event_type = 'Lock'", " AND pid <> pg_backend_pid()")
     for _ in range(3):
+        _while_the_loop_stands_still(pg_url, cut)
         run = new_run()
         assert isinstance(await executor.transaction(lambda run=run: ledger.claim(run, rules)), Won)
         assert names(await executor.read(get("nothing"))) == []

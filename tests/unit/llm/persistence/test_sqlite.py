@@ -3,6 +3,8 @@
 import asyncio
 import os
 import sqlite3
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
@@ -20,6 +22,7 @@ from app.llm.persistence import sqlite_writer
 from app.llm.persistence.executor import Step, Steps
 from app.llm.persistence.sqlite import SqliteExecutor
 from app.llm.persistence.statements import bound, payloads
+from tests.support.ledger import ROOT
 from tests.support.loops import HomeLoop
 
 PUT = sa.insert(payloads).values(
@@ -239,6 +242,52 @@ def test_a_loop_that_is_closed_meanwhile_leaves_a_whole_transaction_and_no_noise
     asyncio.run(leave())
     may_go_on.set()
     executor[0]._writer.close()
+    assert seen(file) == ["a"]
+
+
+async def test_what_comes_after_closing_is_refused(sqlite_url: str):
+    executor = SqliteExecutor(sqlite_url, timeout_s=5)
+    await executor.close()
+    for late in (executor.transaction(lambda: put("a")), executor.read(BRIEF_NAMES), executor.read(NAMES)):
+        with pytest.raises(LLMLedgerUnavailable, match="closed already"):
+            await late
+    assert executor.outstanding == 0
+
+
+async def test_a_connection_that_cannot_roll_back_is_given_up(
+    executor: SqliteExecutor, file: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Else every later transaction would begin inside the broken one."""
+
+    class Broken(sqlite3.Connection):
+        def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:
+            if sql in {"COMMIT", "ROLLBACK"}:
+                raise sqlite3.OperationalError("disk I/O error")
+            return super().execute(sql, *values)
+
+    opened = executor._writer._connect
+    broken = [lambda: sqlite3.connect(file, isolation_level=None, factory=Broken)]
+    monkeypatch.setattr(executor._writer, "_connect", lambda: broken.pop()() if broken else opened())
+    with pytest.raises(LLMLedgerUnavailable, match="disk I/O error"):
+        await executor.transaction(lambda: put("a"))
+    assert await executor.transaction(lambda: put("b")) == "done"
+    assert seen(file) == ["b"]
+
+
+def test_a_program_that_forgets_to_close_ends_all_the_same(sqlite_url: str, file: Path):
+    code = f"""
+import asyncio
+from app.llm.persistence.sqlite import SqliteExecutor
+from tests.unit.llm.persistence.test_sqlite import put
+async def main():
+    executor = SqliteExecutor({sqlite_url!r}, timeout_s=5)
+    print(await executor.transaction(lambda: put("a")))
+asyncio.run(main())
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, timeout=40, check=False
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, b"done\n", b"")
     assert seen(file) == ["a"]
 
 
