@@ -49,8 +49,10 @@ async def test_after_random_faults_over_http_no_provider_was_asked_unnoted(
     with Stubs(chance, 4 * CALLS_OVER_HTTP) as stubs:
         client = Observed(stubs)
         await client.warm_up()
-        await Chaos(db_url, outside, tmp_path, client, chance).rages(CALLS_OVER_HTTP)
-        await client.close()
+        try:
+            await Chaos(db_url, outside, tmp_path, client, chance).rages(CALLS_OVER_HTTP)
+        finally:
+            await client.close()
         assert stubs.sends == client.sent.total(), "every send was noted, and no send was made twice"
         assert all(stub.sends > 0 for stub in stubs.both)
 
@@ -94,8 +96,13 @@ class Chaos:
 
     @asynccontextmanager
     async def _host(self, name: str, **settings: Any) -> AsyncIterator[Rig]:
-        """Yield a host with a spool of its own; the client outlives it."""
-        settings = {"finish_budget_s": 0.2, "lease_grace_s": 15, "spool_dir": self._folder / name, **settings}
+        """Yield a host with a spool of its own; the client outlives it, and no lease ends unless it is moved."""
+        settings = {
+            "finish_budget_s": 0.2,
+            "lease_grace_s": 3600,
+            "spool_dir": self._folder / name,
+            **settings,
+        }
         async with rig(self._url, Lent(self._client), **settings) as host:
             yield host
 
