@@ -1,7 +1,9 @@
 """How a run ends: once, by its owner, with its attempts and payloads, whatever the answer holds."""
 
+import base64
 import hashlib
 import json
+import random
 from typing import Any
 
 import pytest
@@ -13,9 +15,11 @@ from app.llm.ports import Failure, Finished, Replay
 from app.llm.types import LLMRequest, TokenUsage
 from tests.conformance.conftest import Ledger
 from tests.support.ledger import again, attempt, cancellation, changed, failure, new_run, request, success
+from tests.support.rounds import in_full
 
 KEYED = request(idempotency_key="k1")
 
+FIFTY_MIB = 50 * 2**20
 TEXTS = {
     "NUL": "a\x00b",
     "lone surrogate": "a\ud800b",
@@ -384,12 +388,17 @@ async def test_odd_facts_of_an_attempt_do_not_stop_a_finish(ledger: Ledger, fact
     assert (await (await ledger.seen()).run(run.run_id))["status"] == "SUCCEEDED"
 
 
-async def test_a_very_long_answer_is_stored(autonomous: Ledger):
-    """I14."""
+async def test_an_answer_of_fifty_mebibytes_is_stored(autonomous: Ledger):
+    """I14: more than any provider is allowed to send."""
     run = new_run(KEYED)
     one = autonomous.repo()
     await one.create_started(run)
-    text = "signal " * 3_000_000
+    one._finish_budget_s = 60
+    noise = random.Random(14).randbytes(in_full(FIFTY_MIB, in_short=2**20) // 4 * 3)  # noqa: S311
+    text = base64.b64encode(noise).decode() * (
+        FIFTY_MIB * 3 // 4 // len(noise)
+    )  # compression hardly helps in full
+    assert len(text) == FIFTY_MIB
     assert await one.mark_succeeded(run, success(run, text)) == Finished()
     state = await autonomous.repo("two").get_by_idempotency_key("w1", "k1", run.request_sha256)
     assert isinstance(state, Replay)

@@ -7,6 +7,7 @@ import re
 import shutil
 import socket
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
@@ -52,6 +53,8 @@ pytestmark = pytest.mark.crash
 
 NOWHERE = "signalbox.invalid"
 MAX_FIRST_BACKOFF_S = 0.5
+SLACK_S = 5.0
+"""Seconds that a loaded machine may add to a deadline; without one, what hangs here hangs for longer."""
 FIRST_OF_PROFILE = {OLLAMA: LLMProfile.BALANCED, GEMINI: LLMProfile.ADVANCED}
 NAMES = {OLLAMA: "ollama:first", GEMINI: "gemini:second"}
 NOT_A_PROVIDERS_DOING = {"LLMQueueFull"}
@@ -211,8 +214,10 @@ async def run_of(fault: Fault, cell: Cell, world: World) -> Outcome:
     llm = await world.service(Settings.of(fault, cell), clock)
     seen, hung_up = [len(stub.requests) for stub in stubs], stubs[0].abandoned
     async with as_said(fault, cell, world.stubs):
+        began_s = time.monotonic()
         with without(NOWHERE):
             ended = await called(llm, fault, cell)
+        took_s = time.monotonic() - began_s
     faulty, second = (stub.requests[start:] for stub, start in zip(stubs, seen, strict=True))
     row = await world.outside.run(str(ended.run_id))
     sent = await world.outside.attempts(row["id"])
@@ -220,8 +225,9 @@ async def run_of(fault: Fault, cell: Cell, world: World) -> Outcome:
     assert all(each.ordinal for each in (*faulty, *second)), "nothing but model calls arrives"
     assert {each.in_flight_at_arrival for each in (*faulty, *second)} <= {1}, "the sends never overlap"
     assert all(one["finished_at"] <= next_one["started_at"] for one, next_one in itertools.pairwise(sent))
-    longest_s = 10 * min(fault.attempt_timeout_s, fault.call_timeout_s)
-    assert all((each["finished_at"] - each["started_at"]).total_seconds() < longest_s for each in sent)
+    longest_s = min(fault.attempt_timeout_s, fault.call_timeout_s)
+    assert took_s < min(fault.call_timeout_s, len(sent) * longest_s) + SLACK_S, "the deadline is kept"
+    assert all(each.latency_ms < (longest_s + SLACK_S) * 1000 for each in ended.attempts)
     assert row["sends_noted"] == max(1, len(sent)), "each send was noted before it"
     assert sum(clock.slept) < fault.call_timeout_s, "the waits fit into the deadline"
     assert all(0 <= wait_s <= (fault.wait_s or MAX_FIRST_BACKOFF_S) for wait_s in clock.slept)

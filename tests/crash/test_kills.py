@@ -11,7 +11,6 @@ from app.llm.errors import LLMKeyInProgress
 from app.llm.testing.client import ScriptedClient
 from app.llm.types import ServedFrom
 from tests.support.ledger import Outside, request
-from tests.support.rounds import times
 from tests.support.service import service
 from tests.support.worker import overlapping, run_jobs, sends
 
@@ -65,9 +64,8 @@ def _spools(folder: Path) -> list[Path]:
 
 
 @pytest.mark.tried(len(KILLS))
-@pytest.mark.parametrize("turn", range(times(1)))
 async def test_an_owner_killed_anywhere_costs_at_most_one_further_run(
-    db_url: str, outside: Outside, tmp_path: Path, turn: int
+    db_url: str, outside: Outside, tmp_path: Path
 ):
     """I1, I3, I6, I7, I10, I12: one key for each step, and a spool of its own for each process."""
     file = tmp_path / "sends"

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -221,14 +222,15 @@ def server() -> Any:
 
 
 @pytest.mark.pg
-async def test_a_postgres_that_stops_and_comes_back(server: Postgres, tmp_path: Path):
+@pytest.mark.parametrize("how", [signal.SIGQUIT, signal.SIGINT], ids=["immediate", "orderly"])
+async def test_a_postgres_that_stops_and_comes_back(server: Postgres, tmp_path: Path, how: signal.Signals):
     """Away before a call: no send. Away after a paid call: the answer, from the spool. Back: everything is written."""
     url = server.url()
     outside = Outside(url)
     await upgrade(outside.engine)
 
     async def stop(*_: Any) -> None:
-        await asyncio.to_thread(server.stop)
+        await asyncio.to_thread(server.stop, how)
 
     async def carry_on(*_: Any) -> None: ...
 

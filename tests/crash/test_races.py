@@ -8,14 +8,11 @@ from typing import Any
 import pytest
 
 from tests.support.ledger import FIRST, SECOND, Outside
-from tests.support.rounds import times
 from tests.support.worker import overlapping, run_jobs, sends
 
 pytestmark = pytest.mark.crash
 PROCESSES, TASKS = 4, 50
 CALLERS = PROCESSES * TASKS
-
-turns = pytest.mark.parametrize("turn", range(times(1)))
 
 
 @pytest.fixture
@@ -42,11 +39,9 @@ def _kinds(outcomes: list[list[str]]) -> Counter[str]:
     return Counter(outcome[0] for outcome in outcomes)
 
 
-@turns
-@pytest.mark.tried(CALLERS)
 @pytest.mark.parametrize("mode", ["wait", "error"])
 async def test_two_hundred_callers_of_one_key_make_one_send(
-    db_url: str, outside: Outside, tmp_path: Path, mode: str, turn: int
+    db_url: str, outside: Outside, tmp_path: Path, mode: str
 ):
     """I1, I2, I5: with `error` the others are told who holds the key, or replayed when they come late."""
     outcomes = await _race(
@@ -66,11 +61,8 @@ async def test_two_hundred_callers_of_one_key_make_one_send(
         assert all(row["id"] in text for kind, text in outcomes if kind == "key_in_progress")
 
 
-@turns
 @pytest.mark.tried(CALLERS)
-async def test_two_hundred_keys_at_once_are_two_hundred_sends(
-    db_url: str, outside: Outside, tmp_path: Path, turn: int
-):
+async def test_two_hundred_keys_at_once_are_two_hundred_sends(db_url: str, outside: Outside, tmp_path: Path):
     """I1, I5: each key is asked for by two processes."""
     keys = [f"k{n}" for n in range(CALLERS)]
     asked: list[list[str | None]] = [
@@ -91,10 +83,8 @@ CACHED: dict[str, Any] = {
 NO_KEYS: list[list[str | None]] = [[None] * TASKS] * PROCESSES
 
 
-@turns
-@pytest.mark.tried(CALLERS)
 async def test_two_hundred_callers_of_one_question_make_one_send(
-    db_url: str, outside: Outside, tmp_path: Path, turn: int
+    db_url: str, outside: Outside, tmp_path: Path
 ):
     """Single flight, across processes."""
     outcomes = await _race(db_url, tmp_path, NO_KEYS, settings=CACHED, latency_s=0.2)
@@ -107,13 +97,11 @@ async def test_two_hundred_callers_of_one_question_make_one_send(
     assert {row["source_run_id"] for row in rows} == {None, source}
 
 
-@turns
-@pytest.mark.tried(CALLERS)
 @pytest.mark.parametrize(
     ("fate", "told", "status"), [("fails", "bad_request", "FAILED"), ("cancelled", "cancelled", "CANCELLED")]
 )
 async def test_a_leader_that_gives_up_hands_its_flight_to_one_follower(
-    db_url: str, outside: Outside, tmp_path: Path, fate: str, told: str, status: str, turn: int
+    db_url: str, outside: Outside, tmp_path: Path, fate: str, told: str, status: str
 ):
     outcomes = await _race(db_url, tmp_path, NO_KEYS, settings=CACHED, first=fate, latency_s=0.1)
     assert _kinds(outcomes) == {told: 1, "live": 1, "cache": CALLERS - 2}
@@ -122,11 +110,9 @@ async def test_a_leader_that_gives_up_hands_its_flight_to_one_follower(
     assert statuses == {status: 1, "SUCCEEDED": CALLERS - 1}
 
 
-@turns
-@pytest.mark.tried(CALLERS)
 @pytest.mark.parametrize("match", ["first", "any"])
 async def test_a_leader_that_falls_back_pays_the_second_candidate_once_for_all(
-    db_url: str, outside: Outside, tmp_path: Path, match: str, turn: int
+    db_url: str, outside: Outside, tmp_path: Path, match: str
 ):
     """`any`: its answer serves everybody. `first`: the others ask the first candidate themselves, then are served."""
     outcomes = await _race(

@@ -415,10 +415,12 @@ def walk(make: Callable[[], Executor], *, examples: int, monkeypatch: pytest.Mon
 
 @pytest.mark.tried(times(300))
 def test_three_hundred_walks_on_sqlite_go_as_the_model_says(sqlite_url: str, monkeypatch: pytest.MonkeyPatch):
+    """I1, I5, I8, I10, I12, I13, I15, I16, I18, I20: after every step of each walk."""
     walk(lambda: Inline(sqlite_url), examples=times(300), monkeypatch=monkeypatch)
 
 
 @pytest.mark.pg
 @pytest.mark.tried(times(15))
 def test_walks_on_postgres_go_as_the_model_says(pg_url: str, monkeypatch: pytest.MonkeyPatch):
+    """I1, I5, I8, I10, I12, I13, I15, I16, I18, I20: after every step of each walk."""
     walk(lambda: connect(pg_url, timeout_s=5), examples=times(15), monkeypatch=monkeypatch)

@@ -1,8 +1,8 @@
 """Other processes: one interpreter that imports once and forks a child for each job, so that a crash test is cheap.
 
-`python -m tests.support.worker` reads a list of jobs from the first line of its standard input, forks, lets all
-children start at once, and writes a list of their results; null stands for a child that was killed. Where children
-stop themselves, it says so once each of them has stopped or ended, and lets them go on at the next line of input.
+`python -m tests.support.worker` reads a list of jobs from each line of its standard input, forks, lets all children
+start at once, and writes a line with their results; null stands for a child that was killed. Where children stop
+themselves, it says so once each of them has stopped or ended, and lets them go on at the next line of input.
 """
 
 import asyncio
@@ -282,11 +282,11 @@ JOBS = {
 }
 
 
-def _command() -> tuple[list[str], dict[str, str]]:
+def _command(module: str = __name__) -> tuple[list[str], dict[str, str]]:
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith(("LLM_", "GEMINI_"))
     }
-    return [sys.executable, "-m", "tests.support.worker"], environment
+    return [sys.executable, "-m", module], environment
 
 
 def run_jobs(jobs: list[dict[str, Any]]) -> list[Any]:
@@ -310,29 +310,56 @@ def run_jobs(jobs: list[dict[str, Any]]) -> list[Any]:
     return list(json.loads(done.stdout))
 
 
+class Worker:
+    """A process that is told one line at a time, and says one."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+
+    async def told(self, line: str) -> str:
+        """Return what it says to a line.
+
+        Raises:
+            RuntimeError: It ended instead.
+        """
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(f"{line}\n".encode())
+        said = await self._process.stdout.readline()
+        if not said:
+            _, errors = await self._process.communicate()
+            raise RuntimeError(errors.decode()[-2000:])
+        return said.decode().strip()
+
+    async def run(self, jobs: list[dict[str, Any]]) -> list[Any]:
+        """Run each job in a child, all at once; a result is None where the child was killed."""
+        return list(json.loads(await self.told(json.dumps(jobs))))
+
+
 @asynccontextmanager
-async def suspended(jobs: list[dict[str, Any]]) -> AsyncIterator[list[Any]]:
-    """Yield while every job has stopped itself; they go on afterwards, and the list is filled with their results."""
-    command, environment = _command()
+async def worker(module: str = __name__) -> AsyncIterator[Worker]:
+    """Yield a worker; it is killed afterwards, with all its children."""
+    command, environment = _command(module)
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(
         *command, stdin=pipe, stdout=pipe, stderr=pipe, cwd=ROOT, env=environment, start_new_session=True
     )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    results: list[Any] = []
     try:
-        process.stdin.write(json.dumps(jobs).encode() + b"\n")
-        assert await process.stdout.readline() == b"stopped\n"
-        yield results
-        output, errors = await process.communicate(b"go on\n")
-        if process.returncode:
-            raise RuntimeError(errors.decode()[-2000:])
-        results.extend(json.loads(output))
+        yield Worker(process)
     finally:
         if process.returncode is None:
             os.killpg(process.pid, signal.SIGKILL)
             await process.communicate()
+
+
+@asynccontextmanager
+async def suspended(jobs: list[dict[str, Any]]) -> AsyncIterator[list[Any]]:
+    """Yield while every job has stopped itself; they go on afterwards, and the list is filled with their results."""
+    results: list[Any] = []
+    async with worker() as process:
+        assert await process.told(json.dumps(jobs)) == "stopped"
+        yield results
+        results.extend(json.loads(await process.told("go on")))
 
 
 def _fork(job: dict[str, Any], start: int, go: int, result: Path) -> int:
@@ -352,16 +379,22 @@ def _fork(job: dict[str, Any], start: int, go: int, result: Path) -> int:
         os._exit(status)
 
 
-def _main() -> None:
-    jobs = json.loads(sys.stdin.readline())
+def serve() -> None:
+    """Run the jobs of each line, until there are no more lines."""
+    for line in iter(sys.stdin.readline, ""):
+        print(json.dumps(_results(json.loads(line))), flush=True)  # noqa: T201  # whoever started us reads it
+
+
+def _results(jobs: list[dict[str, Any]]) -> list[Any]:
     start, go = os.pipe()
     with tempfile.TemporaryDirectory() as folder:
         results = [Path(folder) / str(number) for number in range(len(jobs))]
         children = [_fork(job, start, go, result) for job, result in zip(jobs, results, strict=True)]
         os.close(go)
+        os.close(start)
         states = [os.waitpid(pid, os.WUNTRACED)[1] for pid in children]
         if any(map(os.WIFSTOPPED, states)):
-            print("stopped", flush=True)  # noqa: T201  # the other end of `suspended`
+            print("stopped", flush=True)  # noqa: T201  # as above
             sys.stdin.readline()
             for number, pid in enumerate(children):
                 if os.WIFSTOPPED(states[number]):
@@ -369,12 +402,11 @@ def _main() -> None:
                     states[number] = os.waitpid(pid, 0)[1]
         if any(os.WIFEXITED(state) and os.WEXITSTATUS(state) for state in states):
             sys.exit(1)
-        made = [
+        return [
             None if os.WIFSIGNALED(state) else json.loads(path.read_text())
             for state, path in zip(states, results, strict=True)
         ]
-        json.dump(made, sys.stdout)
 
 
 if __name__ == "__main__":
-    _main()
+    serve()

@@ -102,6 +102,7 @@ class Fault:
 
     kind: FaultKind
     before_headers: bool = True
+    """Whether it begins with the status line rather than with the body."""
     abrupt: bool = True
     """RST if true, an orderly FIN otherwise."""
     seconds_per_byte: float = 0.0

@@ -24,7 +24,8 @@ async def deliver(
     if fault is None:
         return await _padded(request, wire, ended)
     if fault.kind is FaultKind.DRIP:
-        return await _drip(request, wire, fault.seconds_per_byte, ended)
+        drip = _drip_all if fault.before_headers else _drip
+        return await drip(request, wire, fault.seconds_per_byte, ended)
     ended()
     return _cut(request, wire, fault)
 
@@ -67,6 +68,22 @@ async def _drip(
         await asyncio.sleep(seconds_per_byte)
     await response.write_eof()
     return response
+
+
+async def _drip_all(
+    request: web.BaseRequest, wire: Wire, seconds_per_byte: float, ended: Callable[[], None]
+) -> web.StreamResponse:
+    """Begin with the status line; aiohttp would write it and all headers at once."""
+    transport, answer = request.transport, _head(wire) + wire.body
+    for place in range(len(answer)):
+        if transport is None or transport.is_closing():
+            raise ConnectionResetError("the client hung up")
+        if place == len(answer) - 1:
+            ended()
+        transport.write(answer[place : place + 1])
+        await asyncio.sleep(seconds_per_byte)
+    cut(transport, abrupt=False)
+    return web.Response()  # as in `_cut`
 
 
 async def _opened(request: web.BaseRequest, wire: Wire) -> web.StreamResponse:

@@ -139,9 +139,10 @@ class Reply:
         return cls._around(of, Fault(kind=FaultKind.TRUNCATED))
 
     @classmethod
-    def drip(cls, seconds_per_byte: float, of: "Reply | None" = None) -> Self:
-        """Send headers at once, then the body of `of` (default: derived) byte by byte."""
-        return cls._around(of, Fault(kind=FaultKind.DRIP, seconds_per_byte=seconds_per_byte))
+    def drip(cls, seconds_per_byte: float, of: "Reply | None" = None, *, headers: bool = False) -> Self:
+        """Send the body of `of` (default: derived) byte by byte; its headers at once, or like the body."""
+        fault = Fault(kind=FaultKind.DRIP, before_headers=headers, seconds_per_byte=seconds_per_byte)
+        return cls._around(of, fault)
 
     def after(self, seconds: float) -> Self:
         """Return this reply, sent `seconds` later."""

@@ -64,14 +64,17 @@ async def test_the_stub_serves_on_after_a_broken_connection(stub):
     assert stub.max_in_flight == 1
 
 
-async def test_a_dripping_body_arrives_whole_for_a_client_that_waits(stub):
-    stub.script(Reply.drip(0, Reply.json({"slow": True})))
-    _, body = await send(stub)
+@pytest.mark.parametrize("headers", [False, True])
+async def test_a_dripping_answer_arrives_whole_for_a_client_that_waits(stub, headers):
+    stub.script(Reply.drip(0, Reply.json({"slow": True}), headers=headers))
+    answer, body = await send(stub)
+    assert answer.status == 200
     assert b"slow" in json.dumps(json.loads(body)).encode()
 
 
-async def test_a_dripping_body_outlasts_a_total_timeout_and_counts_as_abandoned(stub):
-    stub.script(Reply.drip(30))
+@pytest.mark.parametrize("headers", [False, True])
+async def test_a_dripping_answer_outlasts_a_total_timeout_and_counts_as_abandoned(stub, headers):
+    stub.script(Reply.drip(30, headers=headers))
     with pytest.raises(TimeoutError):
         await send(stub, timeout_s=0.2)
     stub.wait_for_abandoned(1)
