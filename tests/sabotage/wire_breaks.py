@@ -427,7 +427,7 @@ WIRE_BREAKS = (
         ),
     ),
     Break(
-        "memory-has-no-end",
+        "remembered-renderings-have-no-end",
         "wire",
         RENDERING,
         "if len(self._made) > MAX_REMEMBERED:",
