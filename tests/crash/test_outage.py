@@ -130,7 +130,7 @@ async def test_a_spool_that_cannot_be_written_costs_the_record_and_not_the_answe
     blocked.write_text("")
     async with rig(sqlite_url, spool_dir=blocked) as rigged:
         assert [
-            record.levelno for record in caplog.records if "spool cannot be written" in record.message
+            record.levelno for record in caplog.records if "spool cannot be read or written" in record.message
         ] == [logging.WARNING]
         rigged.ledger.away_for = {"finish"}
         answer = await rigged.llm.chat(KEYED)

@@ -269,6 +269,19 @@ async def test_a_bad_line_stops_no_start_and_is_kept_and_told_of(
     assert (kept.read_bytes(), _files(tmp_path)) == (written, [])
 
 
+async def test_a_file_that_cannot_be_opened_keeps_nobody_from_the_next_one(
+    db_url: str, tmp_path: Path, caplog: Any
+):
+    await _leave_an_answer(db_url)
+    (left,) = _files(tmp_path)
+    blocked = left.with_name(f"{Spool(tmp_path, db_url).files.prefix}0-0.spool")
+    blocked.mkdir()
+    async with service(db_url, client := ScriptedClient()) as llm:
+        assert (await llm.chat(KEYED)).served_from is ServedFrom.REPLAY
+    (told,) = _told(caplog, "llm_spool_unwritable")
+    assert (client.sends, told["level"], str(blocked) in told["error_message"]) == (0, "warning", True)
+
+
 async def test_a_refused_file_is_read_again_once_it_has_its_name_back(db_url: str, tmp_path: Path):
     """After an upgrade, say."""
     await _leave_an_answer(db_url)

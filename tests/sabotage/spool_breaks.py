@@ -233,6 +233,14 @@ SPOOL_BREAKS = (
         (WAITING + "a_bad_line_stops_no_start_and_is_kept_and_told_of",),
     ),
     Break(
+        "file-that-cannot-be-opened-hides-the-others",
+        "spool",
+        SPOOLING,
+        "fault = fault or error",
+        "raise",
+        (WAITING + "a_file_that_cannot_be_opened_keeps_nobody_from_the_next_one",),
+    ),
+    Break(
         "line-of-another-version-is-read",
         "spool",
         LINE,

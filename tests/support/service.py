@@ -182,6 +182,8 @@ async def rig(
     try:
         yield Rig(llm=llm, repo=repo, executor=executor, ledger=faulty, client=client, spool=spool)
     finally:
+        for gate in faulty.gates.values():
+            gate.set()
         await llm.close()
 
 

@@ -116,7 +116,7 @@ def left_behind(path: Path) -> Iterator[BinaryIO | None]:
         OSError: It cannot be read.
     """
     try:
-        file = path.open("rb")
+        file = path.open("r+b")  # to write, for over NFS only a writer may lock
     except FileNotFoundError:
         yield None
         return

@@ -14,7 +14,7 @@ from app.llm.persistence.executor import Executor
 from app.llm.persistence.ledger import UNPLACED
 from app.llm.persistence.models import SUCCEEDED
 from app.llm.persistence.settlement import Settlement
-from app.llm.persistence.spool import Spool
+from app.llm.persistence.spool import Refused, Spool
 from app.llm.ports import Conflict, Finished, KeyState, Replay, StoredAnswer
 from app.llm.telemetry import Telemetry
 from app.llm.types import ServedFrom
@@ -47,7 +47,7 @@ class Spooling:
             self._telemetry.event(
                 events.EVENT_SPOOL_UNWRITABLE,
                 level="warning",
-                error_message=f"the spool cannot be written: {error}",
+                error_message=f"the spool cannot be read or written: {error}",
             )
         if len(self._spool):
             await self.drain()
@@ -127,16 +127,27 @@ class Spooling:
         )
 
     async def _take_over(self) -> None:
+        """Take over what can be; a file that cannot be read keeps nobody from the next one."""
+        fault = None
         for path in await asyncio.to_thread(self._spool.files.of_this_host):
-            refused = await self._change(partial(self._spool.adopt, path))
-            if refused is not None:
-                self._telemetry.event(
-                    events.EVENT_SPOOL_REFUSED,
-                    level="error",
-                    file=str(refused.file),
-                    lines=refused.lines,
-                    error_message=refused.reason,
-                )
+            try:
+                refused = await self._change(partial(self._spool.adopt, path))
+            except OSError as error:
+                fault = fault or error
+            else:
+                self._tell_refused(refused)
+        if fault is not None:
+            raise fault
+
+    def _tell_refused(self, refused: Refused | None) -> None:
+        if refused is not None:
+            self._telemetry.event(
+                events.EVENT_SPOOL_REFUSED,
+                level="error",
+                file=str(refused.file),
+                lines=refused.lines,
+                error_message=refused.reason,
+            )
 
     async def _tell_of_other_hosts(self) -> None:
         left = await asyncio.to_thread(self._spool.files.of_others)
