@@ -141,6 +141,14 @@ SPOOL_BREAKS = (
         (SPOOLS + "a_closed_spool_leaves_its_lines_to_the_next_one_in_the_same_process",),
     ),
     Break(
+        "line-after-the-close-stays-locked",
+        "spool",
+        SPOOL,
+        "if self._closed:",
+        "if self._closed is None:",
+        (SPOOLS + "a_closed_spool_leaves_its_lines_to_the_next_one_in_the_same_process",),
+    ),
+    Break(
         "every-caller-drains-for-himself",
         "spool",
         SPOOLING,

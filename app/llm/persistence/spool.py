@@ -43,6 +43,7 @@ class Spool:
         self._path = self.files.new_name(SPOOL)
         self._unplaced = self._path.with_suffix(UNPLACED)
         self._pending: dict[str, Settlement] = {}
+        self._closed = False
 
     def __len__(self) -> int:
         return len(self._pending)
@@ -67,6 +68,8 @@ class Spool:
             self._path = self.files.new_name(SPOOL)
             self._own = self.files.create(self._path)
         write_whole(self._own, b"".join(map(to_line, settlements)))
+        if self._closed:  # a call outlived its service, and nobody will close this file later
+            self.close()
 
     def settled(self, run_id: str) -> None:
         """Forget a settlement that is kept elsewhere now; the file goes with the last one."""
@@ -113,7 +116,8 @@ class Spool:
         return Refused(aside, len(reasons), reasons[0])
 
     def close(self) -> None:
-        """Leave the file to whoever comes next; what is pending is theirs."""
+        """Leave the file to whoever comes next; what is pending is theirs, and so is what still comes."""
+        self._closed = True
         self._pending.clear()
         if self._own is not None:
             own, self._own = self._own, None

@@ -126,8 +126,7 @@ def test_a_closed_spool_leaves_its_lines_to_the_next_one_in_the_same_process(tmp
     first.close()
     first.close()
     assert len(first) == 0
-    first.append(other := _settled("k2"))  # does not write over what it left
-    first.close()
+    first.append(other := _settled("k2"))  # of a call that outlived its service; not over what was left
     assert _inherit(second) == 2
     assert (second.of_key("w1", "k1"), second.of_key("w1", "k2")) == (settled, other)
     for each in (settled, other):
