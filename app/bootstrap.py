@@ -217,6 +217,7 @@ async def _ledger(
         finish_budget_s=settings.finish_budget_s,
     )
     await repo.open()
+    stack.push_async_callback(repo.close)
 
     def join(session: Any) -> LLMRunRepo:
         return SqlAlchemyLLMRunRepo(
@@ -228,7 +229,8 @@ async def _ledger(
 
 def _spool(settings: LLMSettings) -> "Spool":
     """Return the spool; here, because a frame that waits for the database must not know its password."""
-    from app.llm.persistence.spool import Spool, default_directory  # noqa: PLC0415
+    from app.llm.persistence.spool import Spool  # noqa: PLC0415
+    from app.llm.persistence.spool_files import default_directory  # noqa: PLC0415
 
     url = checked_url(settings)
     return Spool(settings.spool_dir or default_directory(url), url)

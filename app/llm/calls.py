@@ -108,6 +108,7 @@ def run_of(
         prompt_sha256=call.prompt_sha256,
         request_sha256=call.request_sha256,
         lease_s=lease_s,
+        left_s=call.deadline.left_s(),
         flight_slot=flight_slot,
         cache_mode=call.request.cache,
         cache_candidates=cache_candidates,

@@ -114,8 +114,9 @@ class Claimer:
         return state if isinstance(state, Replay) else None
 
     def _again(self, run: NewRun, *, alone: bool = False) -> NewRun:
-        lease_s = self.policy.lease_s(self.left_s())
-        return replace(run, lease_s=lease_s, flight_slot=None if alone else run.flight_slot)
+        left_s = self.left_s()
+        lease_s = self.policy.lease_s(left_s)
+        return replace(run, lease_s=lease_s, left_s=left_s, flight_slot=None if alone else run.flight_slot)
 
     async def _claim_once(
         self, run: NewRun, answer: StoredAnswer | None

@@ -97,6 +97,8 @@ class NewRun:
     request_sha256: str
     lease_s: float
     """Seconds from now, by the database's clock, until another call may take the key over."""
+    left_s: float | None = None
+    """Seconds from now until the call's deadline, beyond which nothing is waited for; None: it has none."""
     pipeline_run_id: str | None = None
     stage: str | None = None
     idempotency_key: str | None = None
@@ -203,7 +205,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
-    """What settling did. `persisted=False`: the answer is in the spool, or nowhere."""
+    """What settling did. `persisted=False`: the answer is in a file of the spool, or nowhere."""
 
     persisted: bool = True
     fenced: bool = False

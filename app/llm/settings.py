@@ -184,7 +184,7 @@ class LLMSettings(BaseSettings):
     finish_budget_s: float = Field(default=5.0, gt=0, le=600)
     """Seconds spent on writing a paid answer before it goes to the spool."""
     spool_dir: Path | None = None
-    """Directory for answers that the database could not take. Unset: beside the SQLite file, else the user's state directory."""
+    """Directory, on a local disk, for answers that the database could not take. Unset: beside the SQLite file, else the user's state directory."""
     cache_enabled: bool = False
     """Whether equal prompts are answered from earlier runs."""
     cache_ttl_s: float = Field(default=86_400.0, gt=0)

@@ -60,7 +60,7 @@ async def outside(db_url: str) -> Any:
 
 
 def _spools(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("signalbox-*") if path.suffix in {".spool", ".torn"}]
+    return [path for path in folder.rglob("signalbox-*") if path.suffix in {".spool", ".refused"}]
 
 
 @pytest.mark.tried(len(KILLS))
@@ -115,8 +115,8 @@ async def _next_process(outside: Outside, url: str, spool: Path, at: str, left: 
         old, new = await outside.runs(idempotency_key=at)
         assert (new["supersedes"], old["idem_slot"], old["possibly_paid"]) == (old["id"], None, True)
     assert story == [last]
-    torn = [path.suffix for path in _spools(spool)]
-    assert torn == ([".torn"] if at == "spool half a line" else [])
+    refused = [path.suffix for path in _spools(spool)]
+    assert refused == ([".refused"] if at == "spool half a line" else [])
 
 
 async def test_an_heir_that_is_killed_while_it_inherits_loses_nothing(
@@ -134,4 +134,4 @@ async def test_an_heir_that_is_killed_while_it_inherits_loses_nothing(
     assert (client.sends, sends(file)) == (0, ["k1"])
     (row,) = await outside.runs()
     assert (row["status"], len(await outside.attempts(row["id"]))) == ("SUCCEEDED", 1)
-    assert [path.suffix for path in _spools(tmp_path)] == [".torn"]
+    assert [path.suffix for path in _spools(tmp_path)] == [".refused"]

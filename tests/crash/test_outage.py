@@ -131,7 +131,7 @@ async def test_a_spool_that_cannot_be_written_costs_the_record_and_not_the_answe
     blocked.write_text("")
     async with rig(sqlite_url, spool_dir=blocked) as rigged:
         assert [
-            record.levelno for record in caplog.records if "spool cannot be written" in record.message
+            record.levelno for record in caplog.records if "spool cannot be read or written" in record.message
         ] == [logging.WARNING]
         rigged.ledger.away_for = {"finish"}
         answer = await rigged.llm.chat(KEYED)
@@ -167,7 +167,11 @@ async def test_a_torn_line_is_kept_aside_and_the_whole_ones_are_written(
             assert (await llm.chat(request(idempotency_key=f"k{n}"))).text == answer.text
     assert [(await outside.run(answer.run_id))["status"] for answer in whole] == ["SUCCEEDED"] * 2
     assert not left.exists()
-    assert left.with_suffix(".torn").read_bytes() == lines + lines[: len(lines) // 3]
+    kept = left.with_suffix(".refused")
+    assert kept.read_bytes() == lines + lines[: len(lines) // 3]
+    told = [json.loads(record.message) for record in caplog.records if record.levelno == logging.ERROR]
+    (refused,) = (each for each in told if each["event"] == "llm_spool_refused")
+    assert (refused["file"], "line 3 is cut off" in refused["error_message"]) == (str(kept), True)
 
 
 async def test_a_spooled_answer_of_an_owner_that_was_taken_over_is_accounted_late(

@@ -1,24 +1,19 @@
-"""Breaks of the ledger: the statements, the protocol, the bindings, the spool, the prune."""
+"""Breaks of the ledger: the statements, the protocol, the bindings, the prune."""
 
 from tests.sabotage.patch import Break
 
 _HERE = "app/llm/persistence/"
 AUTONOMOUS, CODEC, EXECUTOR = _HERE + "autonomous.py", _HERE + "codec.py", _HERE + "executor.py"
 LEDGER, REPO, SETTLEMENT = _HERE + "ledger.py", _HERE + "repo.py", _HERE + "settlement.py"
-SPOOL, STATEMENTS, RETENTION = _HERE + "spool.py", _HERE + "statements.py", _HERE + "statements_retention.py"
+STATEMENTS, RETENTION = _HERE + "statements.py", _HERE + "statements_retention.py"
 ENGINE, BASE = "app/db/engine.py", "app/db/base.py"
 SQLITE, WRITER, RECALL = _HERE + "sqlite.py", _HERE + "sqlite_writer.py", _HERE + "recall.py"
-SPOOLING = _HERE + "spooling.py"
 
 _CONFORMANCE, _CRASH, _UNIT = "tests/conformance/", "tests/crash/", "tests/unit/llm/"
 CACHE, CLAIMS, FINISHES = (f"{_CONFORMANCE}test_{name}.py::test_" for name in ("cache", "claims", "finishes"))
 PRUNES, WINDOWS, GAPS = (f"{_CONFORMANCE}test_{name}.py::test_" for name in ("retention", "windows", "gaps"))
-CANCELLATION, OUTAGE, PROCESSES = (
-    f"{_CRASH}test_{name}.py::test_" for name in ("cancellation", "outage", "processes")
-)
-JOINED, SPOOLS, EXECUTORS = (
-    f"{_UNIT}persistence/test_{name}.py::test_" for name in ("joined", "spool", "executor")
-)
+CANCELLATION, OUTAGE = (f"{_CRASH}test_{name}.py::test_" for name in ("cancellation", "outage"))
+JOINED, EXECUTORS = (f"{_UNIT}persistence/test_{name}.py::test_" for name in ("joined", "executor"))
 SQLITES, RECALLS, CODECS = (
     f"{_UNIT}persistence/test_{name}.py::test_" for name in ("sqlite", "recall", "codec")
 )
@@ -299,14 +294,6 @@ LEDGER_BREAKS = (
         (CACHE + "an_answer_of_one_workspace_is_no_hit_in_another",),
     ),
     Break(
-        "spooled-answer-of-any-workspace-is-found",
-        "I13",
-        SPOOL,
-        "if (s.workspace_id, s.key) == (workspace_id, key)",
-        "if s.key == key",
-        (SPOOLS + "lines_are_private_and_the_file_goes_with_the_last_one",),
-    ),
-    Break(
         "flight-of-any-workspace-is-joined",
         "I13",
         "app/llm/fingerprint.py",
@@ -363,14 +350,6 @@ LEDGER_BREAKS = (
         'if same_version and holder["request_sha256"] != request_sha256:',
         "if not same_version and not request_sha256:",
         (CLAIMS + "another_request_under_the_same_key_is_a_conflict_and_gets_no_answer",),
-    ),
-    Break(
-        "other-request-gets-the-spooled-answer",
-        "I15",
-        SPOOLING,
-        "if settled.request_sha256 != request_sha256:",
-        "if not request_sha256:",
-        (OUTAGE + "a_paid_answer_survives_a_database_that_is_away",),
     ),
     Break(
         "force-takes-the-key-of-another-request",
@@ -468,14 +447,6 @@ LEDGER_BREAKS = (
         "os.O_CREAT | os.O_EXCL | os.O_RDWR, PRIVATE",
         "os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o644",
         ("tests/unit/db/test_migrate.py::test_a_new_sqlite_file_is_made_and_only_its_owner_may_read_it",),
-    ),
-    Break(
-        "spool-file-is-readable-by-others",
-        "I19",
-        SPOOL,
-        "os.O_CREAT | os.O_APPEND | os.O_WRONLY, PRIVATE",
-        "os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o644",
-        (SPOOLS + "lines_are_private_and_the_file_goes_with_the_last_one",),
     ),
     Break(
         "prune-takes-fresh-texts",
@@ -622,78 +593,6 @@ LEDGER_BREAKS = (
         '"synchronous=FULL",',
         '"synchronous=OFF",',
         (ENGINES + "sqlite_waits_for_locks_keeps_a_log_and_syncs",),
-    ),
-    Break(
-        "pending-lines-answer-nobody",
-        "spool",
-        SPOOLING,
-        "settled = self._spool.of_key(workspace_id, key)",
-        "settled = None",
-        (OUTAGE + "a_paid_answer_survives_a_database_that_is_away",),
-    ),
-    Break(
-        "claim-overtakes-the-spool",
-        "spool",
-        AUTONOMOUS,
-        "await asyncio.shield(self._begin(self._spooling.drain()))",
-        "pass",
-        (OUTAGE + "a_paid_answer_survives_a_database_that_is_away",),
-    ),
-    Break(
-        "answer-is-lost-without-a-spool-line",
-        "spool",
-        SPOOLING,
-        "await asyncio.to_thread(self._spool.append, settled)",
-        "pass",
-        (OUTAGE + "a_paid_answer_survives_a_database_that_is_away",),
-    ),
-    Break(
-        "short-outage-is-not-waited-for",
-        "spool",
-        AUTONOMOUS,
-        "if self._clock.monotonic_s() + pause_s >= give_up_at:",
-        "if pause_s:",
-        (OUTAGE + "a_short_outage_is_waited_for_within_the_finish_budget",),
-    ),
-    Break(
-        "torn-line-is-deleted",
-        "spool",
-        SPOOL,
-        'path.rename(path.with_suffix(".torn")) if torn else path.unlink(missing_ok=True)',
-        "path.unlink(missing_ok=True)",
-        (SPOOLS + "a_torn_file_is_kept_for_a_human",),
-    ),
-    Break(
-        "half-a-line-swallows-the-next",
-        "spool",
-        SPOOL,
-        "os.ftruncate(self._own, whole)",
-        "pass",
-        (SPOOLS + "a_full_disk_costs_one_line_and_not_the_next",),
-    ),
-    Break(
-        "living-process-is-robbed-of-its-spool",
-        "spool",
-        SPOOL,
-        "except BlockingIOError: return",
-        "except BlockingIOError:\n            pass",
-        (SPOOLS + "the_lines_of_the_living_are_left_alone_and_those_of_the_dead_are_taken",),
-    ),
-    Break(
-        "lines-of-the-dead-are-left-behind",
-        "spool",
-        SPOOLING,
-        "await asyncio.to_thread(self._spool.check)\n            await asyncio.to_thread(self._spool.adopt)",
-        "await asyncio.to_thread(self._spool.check)",
-        (PROCESSES + "the_spool_of_a_killed_process_is_inherited",),
-    ),
-    Break(
-        "adopted-line-lives-in-memory-only",
-        "spool",
-        SPOOL,
-        "self.append(settlement)",
-        "self._pending[settlement.run_id] = settlement",
-        (SPOOLS + "the_lines_of_the_living_are_left_alone_and_those_of_the_dead_are_taken",),
     ),
     Break(
         "fault-in-a-batch-is-everybodys",

@@ -1,6 +1,5 @@
 """With LLM_PAYLOAD_KEY nothing that was asked or answered can be read without it, and everything works as before."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -28,21 +27,13 @@ from app.llm.types import ServedFrom
 from tests.conformance.test_finishes import TEXTS
 from tests.security.looks import ANSWER, KEY, OTHER_KEY, PROMPT, in_rows, on_disk
 from tests.support.ledger import ROOT, Outside, new_run, request, success
-from tests.support.service import Rig, rig, service
+from tests.support.service import rig, service
 
 KEYED = request(PROMPT, idempotency_key="k1")
 
 
 def answering() -> ScriptedClient:
     return ScriptedClient([text_reply(ANSWER)])
-
-
-def orphan(one: Rig) -> None:
-    """Let the process of a rig be dead: the lock of its spool file is gone."""
-    assert one.repo._spooling._spool._own is not None
-    os.close(one.repo._spooling._spool._own)
-    one.repo._spooling._spool._own = None
-    one.repo._spooling._spool._pending.clear()
 
 
 async def test_an_encrypted_answer_is_replayed_and_found_in_the_cache(db_url: str, outside: Outside):
@@ -147,7 +138,6 @@ async def test_a_spool_line_holds_no_text_and_is_replayed_by_who_has_the_key(db_
         assert b'"codec":3' in written
         assert PROMPT.encode() not in written
         assert ANSWER.encode() not in written
-        orphan(one)
     async with rig(db_url, payload_key=KEY, spool_dir=tmp_path) as two:
         assert (await two.llm.chat(KEYED)).text == ANSWER
         assert two.client.sends == 0
@@ -159,7 +149,6 @@ async def test_a_spooled_answer_reaches_the_database_without_the_key_but_is_not_
     async with rig(db_url, answering(), payload_key=KEY, spool_dir=tmp_path) as one:
         one.ledger.away_for.add("finish")
         await one.llm.chat(KEYED)
-        orphan(one)
     async with rig(db_url, spool_dir=tmp_path) as two:
         assert not len(two.repo._spooling), "it was drained"
         with pytest.raises(LLMLedgerUnavailable, match="LLM_PAYLOAD_KEY"):

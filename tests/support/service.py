@@ -19,7 +19,8 @@ from app.llm.persistence.autonomous import AutonomousRunRepo
 from app.llm.persistence.executor import Executor, Result, Step, Steps, unrolled
 from app.llm.persistence.ledger import ClaimRules
 from app.llm.persistence.repo import SqlAlchemyLLMRunRepo
-from app.llm.persistence.spool import Spool, default_directory
+from app.llm.persistence.spool import Spool
+from app.llm.persistence.spool_files import default_directory
 from app.llm.ports import ChatClient, Clock, ProviderReply
 from app.llm.providers import Catalog
 from app.llm.service import LLMService, Wiring
@@ -50,6 +51,8 @@ class Faulty:
         """Names of transitions (`claim`, `finish`, `note_send` ...) that do not reach the database."""
         self.lost_acknowledgements: set[str] = set()
         """Names of transitions that are committed and then reported as failed, once each."""
+        self.gates: dict[str, asyncio.Event] = {}
+        """What transitions of a name wait for before they reach the database."""
         self.seen: list[str] = []
         self.before: Callable[[str], None] = lambda _: None
         self.between: Callable[[str], None] = lambda _: None
@@ -62,6 +65,8 @@ class Faulty:
         first.close()
         self.seen.append(name)
         self.before(name)
+        if name in self.gates:
+            await self.gates[name].wait()
         if self.away or name in self.away_for:
             raise LLMLedgerUnavailable("the database is away")
         home = HomeLoop()
@@ -134,9 +139,10 @@ async def rig(
     *,
     clock: Clock | None = None,
     owner: str | None = None,
+    opened: bool = True,
     **values: Any,
 ) -> AsyncIterator[Rig]:
-    """Yield a service whose executor can be made to fail."""
+    """Yield a service whose executor can be made to fail; its ledger is still to be opened if not `opened`."""
     settings = settings_for(db_url, **values)
     executor = connect(db_url, timeout_s=settings.ledger_timeout_s)
     faulty, client, clock = Faulty(executor), client or ScriptedClient(), clock or QuickClock()
@@ -153,7 +159,8 @@ async def rig(
         clock=clock,
         finish_budget_s=settings.finish_budget_s,
     )
-    await repo.open()
+    if opened:
+        await repo.open()
 
     def join(session: Any) -> SqlAlchemyLLMRunRepo:
         return SqlAlchemyLLMRunRepo(
@@ -175,6 +182,8 @@ async def rig(
     try:
         yield Rig(llm=llm, repo=repo, executor=executor, ledger=faulty, client=client, spool=spool)
     finally:
+        for gate in faulty.gates.values():
+            gate.set()
         await llm.close()
 
 

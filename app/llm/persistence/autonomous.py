@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from app.llm import telemetry as events
-from app.llm.errors import LLMCancelled, LLMError, LLMLedgerError
+from app.llm.errors import LLMCancelled, LLMError, LLMLedgerBusy, LLMLedgerError
 from app.llm.persistence import ledger
 from app.llm.persistence.behind import WriteBehind
 from app.llm.persistence.executor import Executor, Result, Step, Steps
@@ -73,7 +73,11 @@ class AutonomousRunRepo(LedgerRunRepo):
 
     async def open(self) -> None:
         """Adopt the spool files of dead processes, now and later; warn when no spool could be written."""
-        await self._spooling.open()
+        try:
+            await self._spooling.open()
+        except BaseException:
+            await self._spooling.close()
+            raise
         self._watch_spool()
 
     async def get_by_idempotency_key(self, workspace_id: str, key: str, request_sha256: str) -> KeyState:
@@ -150,14 +154,17 @@ class AutonomousRunRepo(LedgerRunRepo):
             await asyncio.wait(set(self._begun))
 
     async def close(self) -> None:
-        """Drain, try the spool once more, close the connections."""
+        """Drain, try the spool once more, close the connections, leave to others what the spool still holds."""
         if self._spool_timer is not None:
             self._spool_timer.cancel()
-        await self.drain()
-        if len(self._spooling):
-            self._logged(self._spooling.drain())
+        try:
             await self.drain()
-        await self._executor.close()
+            if len(self._spooling):
+                self._logged(self._spooling.drain())
+                await self.drain()
+            await self._executor.close()
+        finally:
+            await self._spooling.close()
 
     # -- claiming
 
@@ -167,7 +174,7 @@ class AutonomousRunRepo(LedgerRunRepo):
                 state = self._spooling.key_state(run.workspace_id, run.idempotency_key, run.request_sha256)
                 if state is not None:
                     return state
-            await asyncio.shield(self._begin(self._spooling.drain()))
+            await self._spool_drained(run.left_s)
         claim = self._begin(self._executor.transaction(partial(ledger.claim, run, self.rules, answer)))
         claim.add_done_callback(partial(self._note_won, run))
         try:
@@ -178,6 +185,18 @@ class AutonomousRunRepo(LedgerRunRepo):
             else:
                 claim.add_done_callback(partial(self._settle_unclaimed, run))
             raise
+
+    async def _spool_drained(self, left_s: float | None) -> None:
+        """Wait, as long as the call has time, until nothing is pending."""
+        try:
+            async with asyncio.timeout(left_s):
+                await asyncio.shield(self._begin(self._spooling.drain()))
+        except TimeoutError:
+            raise LLMLedgerBusy(
+                "paid answers that wait in the spool come before new calls, and the ledger has not taken them within "
+                "this call's time; nothing was sent",
+                retry_after_s=1.0,
+            ) from None
 
     def _note_won(self, run: NewRun, claim: asyncio.Future[ClaimOutcome]) -> None:
         won = _won(claim)
@@ -205,6 +224,8 @@ class AutonomousRunRepo(LedgerRunRepo):
             self._begin(self._insist(settled, give_up_at, first))
             raise
         except (LLMLedgerError, TimeoutError):
+            finished = Finished(persisted=False)
+        if not finished.persisted:
             return await asyncio.shield(self._begin(self._insist(settled, give_up_at, first)))
         self._note_ended(settled.run_id)
         return finished
@@ -212,7 +233,7 @@ class AutonomousRunRepo(LedgerRunRepo):
     async def _insist(
         self, settled: Settlement, give_up_at: float, begun: Awaitable[Finished] | None = None
     ) -> Finished:
-        """Write it until then, else put it into the spool; `begun` is a try that is under way."""
+        """Write it until then, else put it into the spool; `begun` is a try that is under way, or was."""
         try:
             return await self._finish(settled, give_up_at, begun)
         finally:
@@ -227,7 +248,8 @@ class AutonomousRunRepo(LedgerRunRepo):
             left_s, begun = give_up_at - self._clock.monotonic_s(), None
             try:
                 async with asyncio.timeout(max(left_s, FIRST_PAUSE_S)):
-                    return await work
+                    finished = await work
+                return finished if finished.persisted else await self._spooling.set_aside(settled)
             except (LLMLedgerError, TimeoutError) as fault:
                 reason = str(fault) or "the finish budget is used up"
             if self._clock.monotonic_s() + pause_s >= give_up_at:

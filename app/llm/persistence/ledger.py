@@ -33,6 +33,11 @@ from app.llm.types import ServedFrom
 
 ROUNDS = 3
 """Times that a claim starts over because the holder vanished under it."""
+UNPLACED = (
+    "the ledger has no run for this outcome: the row is gone, or somebody else's, or ended otherwise; was the database "
+    "replaced or restored?"
+)
+"""What `Finished(persisted=False)` means where the database answered."""
 
 Row = Mapping[str, Any]
 

@@ -130,15 +130,15 @@ class LedgerRunRepo:
 
     async def _settle(self, settled: Settlement) -> Finished:
         try:
-            return await self._transact(lambda: ledger.finish(settled, self.rules.codec))
+            finished = await self._transact(lambda: ledger.finish(settled, self.rules.codec))
+            reason = ledger.UNPLACED
         except LLMLedgerError as fault:
+            finished, reason = Finished(persisted=False), fault.message
+        if not finished.persisted:
             self._telemetry.event(
-                events.EVENT_ANSWER_LOST,
-                level="error",
-                llm_run_id=settled.run_id,
-                error_message=fault.message,
+                events.EVENT_ANSWER_LOST, level="error", llm_run_id=settled.run_id, error_message=reason
             )
-            return Finished(persisted=False)
+        return finished
 
 
 class SqlAlchemyLLMRunRepo(LedgerRunRepo):

@@ -1,13 +1,10 @@
 """How a run ended, as plain values: what one finishing transaction writes, and what a spool line carries."""
 
-import base64
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
-from app.llm.persistence.codec import PLAIN, Codec, encode_request, encode_response, to_json
+from app.llm.persistence.codec import PLAIN, Codec, encode_request, encode_response
 from app.llm.persistence.models import SUCCEEDED
 from app.llm.ports import Failure, NewRun, Success
 from app.llm.responses import paid
@@ -35,41 +32,6 @@ class Settlement:
     def run_id(self) -> str:
         """The run that is settled."""
         return str(self.run["id"])
-
-    def to_line(self) -> bytes:
-        """Return one line of JSON."""
-        body = {
-            "v": 1, "workspace_id": self.workspace_id, "key": self.key, "request_sha256": self.request_sha256,
-            "run": self.run,
-            "attempts": [{**row, **{name: row[name].isoformat() for name in _TIMES}} for row in self.attempts],
-            "payloads": [{**row, "bytes": base64.b64encode(row["bytes"]).decode()} for row in self.payloads],
-        }  # fmt: skip
-        return to_json(body).encode() + b"\n"
-
-    @classmethod
-    def from_line(cls, line: bytes) -> Self:
-        """Return the settlement of a line that `to_line` made.
-
-        Raises:
-            ValueError: The line is torn or of another version.
-        """
-        body = json.loads(line)
-        if not isinstance(body, dict) or body.pop("v", None) != 1:
-            raise ValueError("not a spool line of this version")
-        try:
-            body["attempts"] = tuple(
-                {**row, **{name: datetime.fromisoformat(row[name]) for name in _TIMES}}
-                for row in body["attempts"]
-            )
-            body["payloads"] = tuple(
-                {**row, "bytes": base64.b64decode(row["bytes"])} for row in body["payloads"]
-            )
-            return cls(**body)
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"not a whole spool line: {type(error).__name__}") from None
-
-
-_TIMES = ("started_at", "finished_at")
 
 
 def of_success(  # facts of the run, choices of the settings

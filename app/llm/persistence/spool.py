@@ -1,42 +1,49 @@
-"""Answers that were paid for while the database was away: one private file per process, adopted when its owner dies.
+"""Answers that were paid for while the database was away: one private file per process, adopted when it is left.
 
-A line is written and synced before the answer is returned. The file is locked for the life of its process, so
-another process of the same host that gets the lock knows the owner is dead.
+A line is written and synced before the answer is returned. The file is locked until this spool is closed or its
+process ends, so another that gets the lock knows that it may take the lines over.
 """
 
-import fcntl
-import hashlib
 import os
-import socket
-import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy.engine import make_url
-
-from app.db.engine import PRIVATE, sqlite_file
 from app.llm.persistence.settlement import Settlement
+from app.llm.persistence.spool_files import (
+    REFUSED,
+    SPOOL,
+    UNPLACED,
+    SpoolFiles,
+    left_behind,
+    write_whole,
+)
+from app.llm.persistence.spool_line import from_line, to_line
 
 
-def default_directory(database_url: str) -> Path:
-    """Return the directory beside the SQLite file, else the user's state directory (XDG base directories)."""
-    if (file := sqlite_file(database_url)) is not None:
-        return file.parent
-    state = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
-    return Path(state) / "signalbox"
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A file that was set aside, since lines of it could not be read."""
+
+    file: Path
+    lines: int
+    reason: str
+    """Of the first such line; quotes none of its values."""
 
 
 class Spool:
-    """The pending settlements of this process, in memory and on disk."""
+    """The pending settlements of this process, in memory and on disk.
+
+    Looking at them is safe in every thread. Methods that change a file are called one at a time.
+    """
 
     def __init__(self, directory: Path, database_url: str) -> None:
-        url = make_url(database_url).set(password=None).render_as_string()
-        database = hashlib.sha256(url.encode()).hexdigest()[:12]
-        self._directory = directory
-        self._prefix = f"signalbox-{database}-{socket.gethostname()}-"
+        self.files = SpoolFiles(directory, database_url)
         self._own: int | None = None
-        self._path = directory / f"{self._prefix}{os.getpid()}-{uuid.uuid4().hex[:8]}.spool"
+        self._path = self.files.new_name(SPOOL)
+        self._unplaced = self._path.with_suffix(UNPLACED)
         self._pending: dict[str, Settlement] = {}
+        self._closed = False
 
     def __len__(self) -> int:
         return len(self._pending)
@@ -44,97 +51,92 @@ class Spool:
     @property
     def pending(self) -> Sequence[Settlement]:
         """What waits for the database, oldest first."""
-        return tuple(self._pending.values())
+        return tuple(self._pending.copy().values())  # a copy: another thread may be adding to it
 
     def of_key(self, workspace_id: str, key: str) -> Settlement | None:
         """Return the pending settlement of a key."""
-        return next(
-            (s for s in self._pending.values() if (s.workspace_id, s.key) == (workspace_id, key)), None
-        )
+        return next((s for s in self.pending if (s.workspace_id, s.key) == (workspace_id, key)), None)
 
-    def check(self) -> None:
-        """Make sure that a line could be written.
+    def append(self, *settlements: Settlement) -> None:
+        """Write and sync one line for each.
 
         Raises:
-            OSError: It could not.
+            OSError: The disk refused; they are kept in memory only.
         """
-        self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        probe = self._directory / f".{self._path.name}.probe"
-        os.close(os.open(probe, os.O_CREAT | os.O_WRONLY, PRIVATE))
-        probe.unlink()
-
-    def append(self, settlement: Settlement) -> None:
-        """Write and sync one line.
-
-        Raises:
-            OSError: The disk refused; the settlement is kept in memory only.
-        """
-        self._pending[settlement.run_id] = settlement
+        self._pending.update((settled.run_id, settled) for settled in settlements)
         if self._own is None:
-            self._own = self._create()
-        whole = os.fstat(self._own).st_size
-        line = settlement.to_line()
-        try:
-            while line:
-                line = line[os.write(self._own, line) :]
-            os.fsync(self._own)
-        except OSError:
-            os.ftruncate(self._own, whole)  # half a line would swallow the next one
-            raise
-
-    def _create(self) -> int:
-        """Return our open file; it gets its name when it is locked, so nobody takes it for a dead process's."""
-        self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        unlocked = self._directory / f".{self._path.name}"
-        file = os.open(unlocked, os.O_CREAT | os.O_APPEND | os.O_WRONLY, PRIVATE)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            unlocked.rename(self._path)
-        except OSError:
-            os.close(file)
-            raise
-        return file
+            self._path = self.files.new_name(SPOOL)
+            self._own = self.files.create(self._path)
+        write_whole(self._own, b"".join(map(to_line, settlements)))
+        if self._closed:  # a call outlived its service, and nobody will close this file later
+            self.close()
 
     def settled(self, run_id: str) -> None:
-        """Forget a settlement that is in the database now; the file goes with the last one."""
+        """Forget a settlement that is kept elsewhere now; the file goes with the last one."""
         self._pending.pop(run_id, None)
         if not self._pending and self._own is not None:
+            own, self._own = self._own, None
+            os.close(own)
             self._path.unlink(missing_ok=True)
-            os.close(self._own)
-            self._own = None
 
-    def adopt(self) -> int:
-        """Take over the lines of dead processes of this host; return how many there were.
+    def set_aside(self, settled: Settlement) -> Path:
+        """Keep a settlement for a human; return the file, which nothing of ours reads again.
 
-        Their lines are written to this process's own file before the old file goes.
+        Raises:
+            OSError: The disk refused; nothing has changed.
         """
-        adopted = 0
-        for path in sorted(self._directory.glob(f"{self._prefix}*.spool")):
-            if path == self._path:
-                continue
-            for settlement in _lines_of_the_dead(path):
-                self.append(settlement)
-                adopted += 1
-        return adopted
-
-
-def _lines_of_the_dead(path: Path) -> Iterator[Settlement]:
-    """Yield the lines of a file whose owner is dead, then remove it; nothing when its owner lives."""
-    try:
-        file = path.open("rb")
-    except FileNotFoundError:  # another process adopted it meanwhile
-        return
-    with file:
+        file = self.files.open_to_append(self._unplaced)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return
-        torn = False
-        for line in file:
-            try:
-                settlement = Settlement.from_line(line)
-            except ValueError:  # the owner died while writing it: the answer was not returned either
-                torn = True
-                continue
-            yield settlement
-        path.rename(path.with_suffix(".torn")) if torn else path.unlink(missing_ok=True)
+            write_whole(file, to_line(settled))
+        finally:
+            os.close(file)
+        self.settled(settled.run_id)
+        return self._unplaced
+
+    def adopt(self, path: Path) -> Refused | None:
+        """Take over the lines of a file that was left; do nothing while somebody uses it.
+
+        They are in our own file before the old one goes. If some cannot be read, all of it is kept under another name.
+
+        Raises:
+            OSError: The disk refused; the file stays.
+        """
+        if path == self._path:
+            return None
+        with left_behind(path) as file:
+            if file is None:
+                return None
+            settlements, reasons = _read(file.readlines())
+            if settlements:
+                self.append(*settlements)
+            if not reasons:
+                path.unlink(missing_ok=True)
+                return None
+            aside = path.rename(path.with_suffix(REFUSED))
+        return Refused(aside, len(reasons), reasons[0])
+
+    def close(self) -> None:
+        """Leave the file to whoever comes next; what is pending is theirs, and so is what still comes."""
+        self._closed = True
+        self._pending.clear()
+        if self._own is not None:
+            own, self._own = self._own, None
+            if os.fstat(own).st_size == 0:
+                self._path.unlink(missing_ok=True)
+            os.close(own)
+
+
+def _read(lines: Sequence[bytes]) -> tuple[list[Settlement], list[str]]:
+    """Return what the lines say, and what is wrong with those that say nothing."""
+    settlements, reasons = [], []
+    for number, line in enumerate(lines, start=1):
+        if not line.endswith(b"\n"):
+            reasons.append(
+                f"line {number} is cut off: its process died while writing, and returned no answer"
+            )
+            continue
+        try:
+            settlements.append(from_line(line))
+        except ValueError as error:
+            reasons.append(f"line {number}: {error}")
+    return settlements, reasons

@@ -198,10 +198,18 @@ ACCOUNTING = (
     *("usage_source", "cost_usd", "queue_wait_ms", "latency_ms", "error_code", "error_message"),
     *("possibly_paid", "request_payload", "response_payload"),
 )
+SETTLED = (*ACCOUNTING, "status", "source_run_id", "saved_input_tokens", "saved_output_tokens")
+"""Columns that settling writes from a settlement as they are."""
+SENT = (
+    *("run_id", "ordinal", "provider", "model", "candidate_sha256", "status", "error_code"),
+    *("http_status", "retry_after_s", "started_at", "finished_at", "input_tokens", "output_tokens"),
+    *("cost_usd", "possibly_paid"),
+)
+KEPT = ("workspace_id", "sha256", "codec", "bytes")
 FINISH = (
     sa.update(runs)
     .values(
-        **_bound(runs, *ACCOUNTING, "status", "source_run_id", "saved_input_tokens", "saved_output_tokens"),
+        **_bound(runs, *SETTLED),
         idem_slot=sa.case((_bind("status") == _literal(SUCCEEDED), runs.c.idem_slot), else_=_NULL),
         flight_slot=_NULL,
         finished_at=db_now(),
@@ -215,21 +223,10 @@ RECORD_LATE = (
     .where(_IS_OURS, runs.c.status == _literal(ABANDONED), runs.c.late == sa.false())
 )
 RUN_STATE = sa.select(runs.c.status, runs.c.owner).where(_HAS_ID)
-INSERT_ATTEMPT = (
-    insert(attempts)
-    .values(
-        **_bound(
-            attempts,
-            *("run_id", "ordinal", "provider", "model", "candidate_sha256", "status", "error_code"),
-            *("http_status", "retry_after_s", "started_at", "finished_at", "input_tokens", "output_tokens"),
-            *("cost_usd", "possibly_paid"),
-        )
-    )
-    .on_conflict_do_nothing()
-)
+INSERT_ATTEMPT = insert(attempts).values(**_bound(attempts, *SENT)).on_conflict_do_nothing()
 PUT_PAYLOAD = (
     insert(payloads)
-    .values(**_bound(payloads, "workspace_id", "sha256", "codec", "bytes"), last_ref_at=db_now())
+    .values(**_bound(payloads, *KEPT), last_ref_at=db_now())
     .on_conflict_do_update(
         index_elements=[payloads.c.workspace_id, payloads.c.sha256], set_={"last_ref_at": db_now()}
     )

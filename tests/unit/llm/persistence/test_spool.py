@@ -4,15 +4,17 @@ import fcntl
 import os
 import resource
 import stat
-from datetime import UTC, datetime
+import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from app.llm.persistence.settlement import Settlement, of_failure, of_success
-from app.llm.persistence.spool import Spool, default_directory
-from tests.support.ledger import attempt, failure, new_run, request, success
+from app.llm.persistence.settlement import Settlement, of_success
+from app.llm.persistence.spool import Spool
+from app.llm.persistence.spool_line import from_line, to_line
+from tests.support.ledger import new_run, request, success
 
 URL = "sqlite+aiosqlite:///x.db"
 
@@ -26,38 +28,17 @@ def _files(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.spool"))
 
 
-def _orphan(spool: Spool) -> None:
-    """Let a spool's process be dead: its lock is gone, its file stays."""
-    assert spool._own is not None
-    os.close(spool._own)
-
-
-@pytest.mark.parametrize("how", ["success", "failure"])
-def test_a_line_carries_a_settlement_there_and_back(how: str):
-    run = new_run(request('quotes " and NUL \x00', idempotency_key="k1"))
-    settled = (
-        of_success(run, success(run, "\ud800\x00", sends=3), owner="o", key_ttl_s=9.0, keep=True)
-        if how == "success"
-        else of_failure(run, failure(sends=2), status="FAILED", owner="o", keep=True)
-    )
-    line = settled.to_line()
-    assert line.count(b"\n") == 1
-    assert line.endswith(b"\n")
-    assert Settlement.from_line(line) == settled
-
-
-@pytest.mark.parametrize(
-    "line", [b"", b"\n", b"{", b"[]", b"null", b'{"v":2}', b'{"v":1}', b"\xff\xfe", b'{"v":1,"run":{}}']
-)
-def test_a_line_that_is_none_of_ours_is_refused(line: bytes):
-    with pytest.raises(ValueError):  # noqa: PT011  # json's, or ours
-        Settlement.from_line(line)
+def _inherit(heir: Spool) -> int:
+    """Take over all that was left; return how many lines are pending."""
+    for path in heir.files.of_this_host():
+        assert heir.adopt(path) is None
+    return len(heir)
 
 
 def test_lines_are_private_and_the_file_goes_with_the_last_one(tmp_path: Path):
     """I19."""
     spool = Spool(tmp_path / "new", URL)
-    spool.check()
+    spool.files.check()
     assert _files(tmp_path / "new") == []
     first, second = _settled("k1"), _settled("k2")
     before = os.umask(0)
@@ -86,15 +67,15 @@ def test_the_lines_of_the_living_are_left_alone_and_those_of_the_dead_are_taken(
     owner, heir = Spool(tmp_path, URL), Spool(tmp_path, URL)
     settled = _settled()
     owner.append(settled)
-    assert heir.adopt() == 0
-    assert len(heir) == 0
+    assert _inherit(heir) == 0
 
-    _orphan(owner)
-    assert heir.adopt() == 1
+    owner.close()
+    assert _inherit(heir) == 1
     assert list(heir.pending) == [settled]
     (file,) = _files(tmp_path)
     assert file == heir._path
-    assert heir.adopt() == 0
+    assert _inherit(heir) == 1
+    assert _files(tmp_path) == [file]
     heir.settled(settled.run_id)
     assert _files(tmp_path) == []
 
@@ -103,34 +84,125 @@ def test_the_lines_of_another_database_are_left_alone(tmp_path: Path):
     """I13: one directory may serve several ledgers."""
     owner = Spool(tmp_path, URL)
     owner.append(_settled())
-    _orphan(owner)
-    assert Spool(tmp_path, "sqlite+aiosqlite:///y.db").adopt() == 0
-    assert Spool(tmp_path, URL).adopt() == 1
+    owner.close()
+    assert _inherit(Spool(tmp_path, "sqlite+aiosqlite:///y.db")) == 0
+    assert _inherit(Spool(tmp_path, URL)) == 1
 
 
 def test_neither_names_nor_lines_hold_the_databases_password(tmp_path: Path):
     """I17: and a new password makes no orphans."""
     before = Spool(tmp_path, "postgresql+asyncpg://u:secret-1@h/d")
     before.append(_settled())
-    _orphan(before)
+    before.close()
     (file,) = _files(tmp_path)
     assert "secret-1" not in file.name
     assert b"secret-1" not in file.read_bytes()
-    assert Spool(tmp_path, "postgresql+asyncpg://u:secret-2@h/d").adopt() == 1
+    assert _inherit(Spool(tmp_path, "postgresql+asyncpg://u:secret-2@h/d")) == 1
 
 
-def test_a_torn_file_is_kept_for_a_human(tmp_path: Path):
+def test_a_file_with_a_line_that_cannot_be_read_is_kept_for_a_human(tmp_path: Path):
     owner, heir = Spool(tmp_path, URL), Spool(tmp_path, URL)
     whole, half = _settled("k1"), _settled("k2")
     owner.append(whole)
-    _orphan(owner)
-    with owner._path.open("ab") as file:
-        file.write(half.to_line()[:99])
-    assert heir.adopt() == 1
+    owner.close()
+    (left,) = _files(tmp_path)
+    with left.open("ab") as file:
+        file.write(b"{}\n" + to_line(half)[:99])
+    written = left.read_bytes()
+    refused = heir.adopt(left)
+    assert refused is not None
+    assert (refused.file, refused.lines) == (left.with_suffix(".refused"), 2)
+    assert "line 2: not of version 1" in refused.reason
     assert list(heir.pending) == [whole]
-    assert owner._path.with_suffix(".torn").exists()
-    assert not owner._path.exists()
+    assert (refused.file.read_bytes(), left.exists()) == (written, False)
     heir.settled(whole.run_id)
+
+
+def test_a_closed_spool_leaves_its_lines_to_the_next_one_in_the_same_process(tmp_path: Path):
+    """I5: a lock that outlived the service would hide the answer until the process ends."""
+    first, second = Spool(tmp_path, URL), Spool(tmp_path, URL)
+    settled = _settled()
+    first.append(settled)
+    first.close()
+    first.close()
+    assert len(first) == 0
+    first.append(other := _settled("k2"))  # of a call that outlived its service; not over what was left
+    assert _inherit(second) == 2
+    assert (second.of_key("w1", "k1"), second.of_key("w1", "k2")) == (settled, other)
+    for each in (settled, other):
+        second.settled(each.run_id)
+    assert _files(tmp_path) == []
+
+
+def test_a_spool_that_is_closed_without_a_line_leaves_no_file(tmp_path: Path):
+    spool = Spool(tmp_path, URL)
+    spool.append()
+    assert len(_files(tmp_path)) == 1
+    spool.close()
+    assert _files(tmp_path) == []
+
+
+def test_what_has_no_place_is_kept_in_a_private_file_that_nobody_adopts(tmp_path: Path):
+    """I19."""
+    spool, heir = Spool(tmp_path, URL), Spool(tmp_path, URL)
+    first, second = _settled("k1"), _settled("k2")
+    spool.append(first)
+    before = os.umask(0)
+    try:
+        file = spool.set_aside(first)
+        assert spool.set_aside(second) == file
+    finally:
+        os.umask(before)
+    assert (len(spool), _files(tmp_path)) == (0, [])
+    assert (file.suffix, stat.S_IMODE(file.stat().st_mode)) == (".unplaced", 0o600)
+    assert [from_line(line) for line in file.read_bytes().splitlines(keepends=True)] == [first, second]
+    assert _inherit(heir) == 0
+
+
+def test_what_cannot_be_set_aside_stays_pending(tmp_path: Path):
+    spool = Spool(tmp_path, URL)
+    settled = _settled()
+    spool.append(settled)
+    spool._unplaced.mkdir()
+    with pytest.raises(OSError, match="directory"):
+        spool.set_aside(settled)
+    assert list(spool.pending) == [settled]
+    spool.settled(settled.run_id)
+
+
+def test_an_heir_that_comes_second_takes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """It opened the file before the first one took the lines over, and gets the lock after that."""
+    owner, first, second = (Spool(tmp_path, URL) for _ in range(3))
+    owner.append(_settled())
+    owner.close()
+    (left,) = _files(tmp_path)
+    lock = fcntl.flock
+
+    def too_late(file: Any, how: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", lock)
+        assert first.adopt(left) is None
+        lock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", too_late)
+    assert second.adopt(left) is None
+    assert (len(first), len(second)) == (1, 0)
+
+
+def test_a_look_for_a_key_bears_lines_that_come_meanwhile(tmp_path: Path):
+    """Lines are added in a thread, the look is on the loop."""
+    spool, interval = Spool(tmp_path, URL), sys.getswitchinterval()
+    settled = [_settled(f"k{number}") for number in range(300)]
+    adding = threading.Thread(target=lambda: [spool.append(each) for each in settled])
+    sys.setswitchinterval(1e-6)
+    try:
+        adding.start()
+        while adding.is_alive():
+            assert spool.of_key("w1", "none") is None
+    finally:
+        sys.setswitchinterval(interval)
+        adding.join()
+    assert list(spool.pending) == settled
+    spool.close()
 
 
 def test_a_full_disk_costs_one_line_and_not_the_next(tmp_path: Path):
@@ -148,8 +220,8 @@ def test_a_full_disk_costs_one_line_and_not_the_next(tmp_path: Path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert lost in spool.pending  # this process still knows it
     spool.append(last)
-    _orphan(spool)
-    heir.adopt()
+    spool.close()
+    _inherit(heir)
     assert [settled.key for settled in heir.pending] == ["k1", "k3"]
     for settled in heir.pending:
         heir.settled(settled.run_id)
@@ -164,40 +236,13 @@ def test_a_line_is_never_written_to_a_file_that_somebody_adopted(
 
     def look_first(file: Any, how: int) -> None:
         monkeypatch.setattr(fcntl, "flock", lock)
-        heir.adopt()
+        _inherit(heir)
         lock(file, how)
 
     monkeypatch.setattr(fcntl, "flock", look_first)
     settled = _settled()
     spool.append(settled)
     assert spool._path.exists()
-    _orphan(spool)
-    assert heir.adopt() == 1
+    spool.close()
+    assert _inherit(heir) == 1
     heir.settled(settled.run_id)
-
-
-def test_a_directory_that_cannot_be_written_is_told_at_the_check(tmp_path: Path):
-    blocked = tmp_path / "file"
-    blocked.write_text("")
-    with pytest.raises(OSError, match="file"):
-        Spool(blocked, URL).check()
-
-
-def test_the_default_place_is_beside_the_file_or_in_the_users_state(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    assert default_directory(f"sqlite+aiosqlite:///{tmp_path}/a/b.db") == tmp_path / "a"
-    monkeypatch.setenv("XDG_STATE_HOME", "/state")
-    assert default_directory("postgresql+asyncpg://h/d") == Path("/state/signalbox")
-    monkeypatch.delenv("XDG_STATE_HOME")
-    monkeypatch.setenv("HOME", "/home/me")
-    assert default_directory("postgresql+asyncpg://h/d") == Path("/home/me/.local/state/signalbox")
-
-
-def test_times_of_attempts_keep_their_zone():
-    run = new_run(request())
-    ended = success(run)
-    moment = datetime(2026, 1, 2, 3, 4, 5, 678_901, tzinfo=UTC)
-    ended.attempts[0] = attempt(started_at=moment)  # type: ignore[index]
-    settled = of_success(run, ended, owner="o", key_ttl_s=None, keep=True)
-    assert Settlement.from_line(settled.to_line()).attempts[0]["started_at"] == moment
