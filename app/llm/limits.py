@@ -4,14 +4,14 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Mapping
-from typing import Self
+from typing import NamedTuple, Self
 
 from app.llm.errors import LLMQueueFull
 from app.llm.settings import LLMSettings
 from app.llm.types import LLMProvider
 
 MAX_NAMED = 5
-"""Run ids that an error's text names at most; its facts hold all."""
+"""Run ids that an error's text names at most; its facts hold all of the workspace."""
 
 
 class Limits:
@@ -38,15 +38,17 @@ class Limits:
             queue=settings.queue_limit,
         )
 
-    def slot(self, provider: LLMProvider, run_id: str) -> "_Slot":
+    def slot(self, provider: LLMProvider, run_id: str, workspace_id: str) -> "Slot":
         """Hold a slot of `provider` and one of all; the value is how long that took, in milliseconds.
 
         The provider's slot comes first: whoever waits for a busy provider takes nothing from the others.
 
         Raises:
-            LLMQueueFull: As many calls wait for this provider as may; the error names who holds its slots.
+            LLMQueueFull: As many calls wait for this provider as may; the error names the workspace's own runs
+                that hold its slots, and counts those of others.
         """
-        return _Slot(self._gates_of(asyncio.get_running_loop()), provider, run_id, self._queue)
+        gates = self._gates_of(asyncio.get_running_loop())
+        return Slot(gates, provider, _Holder(run_id, workspace_id), self._queue)
 
     def in_flight(self, provider: LLMProvider | None = None) -> int:
         """Return how many slots are held now: of one provider, or of all."""
@@ -61,42 +63,57 @@ class Limits:
         return gates
 
 
+class _Holder(NamedTuple):
+    """A run with a slot, or on its way to one."""
+
+    run_id: str
+    workspace_id: str
+
+
 class _Gates:
     """The semaphores of one event loop, and who holds them."""
 
     def __init__(self, total: int, per_provider: Mapping[LLMProvider, int]) -> None:
         self.total = asyncio.Semaphore(total)
         self.of = {provider: asyncio.Semaphore(slots) for provider, slots in per_provider.items()}
-        self.held: dict[LLMProvider, list[str]] = {provider: [] for provider in per_provider}
+        self.held: dict[LLMProvider, list[_Holder]] = {provider: [] for provider in per_provider}
         self.waiting: Counter[LLMProvider] = Counter()
 
-    def join_queue(self, provider: LLMProvider, limit: int) -> None:
+    def join_queue(self, provider: LLMProvider, workspace_id: str, limit: int) -> None:
         if self.of[provider].locked() and self.waiting[provider] >= limit:
-            holders = tuple(self.held[provider])
-            raise LLMQueueFull(
-                f"{limit} calls wait for {provider} already (LLM_QUEUE_LIMIT); its slots are held by "
-                f"{', '.join(holders[:MAX_NAMED]) or 'nobody yet'}; nothing was sent",
-                provider=provider,
-                run_ids=holders,
-            )
+            raise self._full(provider, workspace_id, limit)
         self.waiting[provider] += 1
 
+    def _full(self, provider: LLMProvider, workspace_id: str, limit: int) -> LLMQueueFull:
+        """Return the refusal; a run id is a means to release the run, so each workspace is told its own only."""
+        holders = self.held[provider]
+        own = tuple(holder.run_id for holder in holders if holder.workspace_id == workspace_id)
+        others = len(holders) - len(own)
+        named = [*own[:MAX_NAMED], *([f"{others} of other workspaces"] if others else ())]
+        return LLMQueueFull(
+            f"{limit} calls wait for {provider} already (LLM_QUEUE_LIMIT); its slots are held by "
+            f"{', '.join(named) or 'nobody yet'}; nothing was sent",
+            provider=provider,
+            run_ids=own,
+            others=others,
+        )
 
-class _Slot:
+
+class Slot:
     """One slot: asked for when entered, given back when left. A class, since generators cost a tenth of a send."""
 
-    __slots__ = ("_gates", "_provider", "_queue", "_run_id")
+    __slots__ = ("_gates", "_holder", "_provider", "_queue")
 
-    def __init__(self, gates: _Gates, provider: LLMProvider, run_id: str, queue: int) -> None:
+    def __init__(self, gates: _Gates, provider: LLMProvider, holder: _Holder, queue: int) -> None:
         self._gates = gates
         self._provider = provider
-        self._run_id = run_id
+        self._holder = holder
         self._queue = queue
 
     async def __aenter__(self) -> float:
         gates, provider = self._gates, self._provider
         asked_at = time.monotonic()
-        gates.join_queue(provider, self._queue)
+        gates.join_queue(provider, self._holder.workspace_id, self._queue)
         try:
             await gates.of[provider].acquire()
             try:
@@ -106,11 +123,11 @@ class _Slot:
                 raise
         finally:
             gates.waiting[provider] -= 1
-        gates.held[provider].append(self._run_id)
+        gates.held[provider].append(self._holder)
         return (time.monotonic() - asked_at) * 1000
 
     async def __aexit__(self, *_: object) -> None:
         gates, provider = self._gates, self._provider
-        gates.held[provider].remove(self._run_id)
+        gates.held[provider].remove(self._holder)
         gates.total.release()
         gates.of[provider].release()
