@@ -82,8 +82,18 @@ async def build_llm_service(
             database=database_name(settings) if settings.persist_runs else "none",
             lane=settings.litellm_lane.value,
             cache="on" if settings.cache_enabled else "off",
+            payloads=_payloads(settings),
         )
         yield service
+
+
+def _payloads(settings: LLMSettings) -> str:
+    """Return how the texts of requests and answers are kept, in a word for the log."""
+    if not settings.persist_runs:
+        return "none"
+    if settings.store_payloads is StorePayloads.HASH:
+        return "hash"
+    return "plain" if settings.payload_key is None else "encrypted"
 
 
 def database_name(settings: LLMSettings) -> str:

@@ -11,8 +11,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from app.llm.candidates import Candidate
-from app.llm.errors import LLMAuth, LLMProviderError, LLMTimeout
-from app.llm.limits import Limits
+from app.llm.errors import LLMAuth, LLMInternal, LLMProviderError, LLMTimeout
+from app.llm.limits import Limits, Slot
 from app.llm.ports import ProviderReply
 from app.llm.providers import gemini, ollama
 from app.llm.redaction import Redactor
@@ -70,19 +70,22 @@ class LiteLLMClient:
         candidate: Candidate,
         *,
         run_id: str,
+        workspace_id: str,
         timeout_s: float,
         on_send: Callable[[float], None],
     ) -> ProviderReply:
         """Return the candidate's answer; as in `ChatClient.send`."""
-        outcome = await self._outcome(request, candidate, run_id, timeout_s, on_send)
+        slot = self._limits.slot(candidate.provider, run_id, workspace_id)
+        outcome = await self._outcome(request, candidate, slot, timeout_s, on_send)
         if isinstance(outcome, LLMProviderError):
             # Here, where no exception is handled and no frame knows the key: chains and tracebacks get logged.
             raise outcome.with_traceback(None) from None
         return outcome
 
-    async def warm_up(self) -> None:
-        """Load LiteLLM, about 3 s of CPU in a thread; the first `send` does it otherwise. Idempotent."""
-        await self._opened()
+    async def warm_up(self, *, timeout_s: float | None = None) -> None:
+        """Load LiteLLM, about 3 s of CPU in a thread; as in `ChatClient.warm_up`."""
+        if self._lanes is None:
+            await self._opened(timeout_s)
 
     async def close(self) -> None:
         """Close the connections of every event loop; idempotent."""
@@ -94,7 +97,7 @@ class LiteLLMClient:
         self,
         request: LLMRequest,
         candidate: Candidate,
-        run_id: str,
+        slot: Slot,
         timeout_s: float,
         on_send: Callable[[float], None],
     ) -> ProviderReply | LLMProviderError:
@@ -109,16 +112,14 @@ class LiteLLMClient:
         deadline = asyncio.timeout(timeout_s)
         try:
             lanes = self._lanes or await self._opened()
-            async with deadline, self._limits.slot(candidate.provider, run_id) as waited_ms:
+            async with deadline, slot as waited_ms:
                 answer = await lanes.of[candidate.provider].send(candidate, options, exchange)
             return reply_of(answer, exchange, request, candidate, window=options.get("num_ctx"))
-        except LLMProviderError as refusal:
-            return refusal
         except Exception as error:  # noqa: BLE001  # whatever a library raises becomes one of our errors
             if waited_ms is None and deadline.expired():
                 return self._no_slot(candidate, timeout_s)
             cause = TimeoutError() if deadline.expired() else exchange.failure or error
-            return self._failed(cause, candidate, exchange)
+            return cause if isinstance(cause, LLMProviderError) else self._failed(cause, candidate, exchange)
 
     def _no_slot(self, candidate: Candidate, timeout_s: float) -> LLMTimeout:
         limit = f"LLM_{candidate.provider.upper()}_CONCURRENCY_LIMIT or LLM_CONCURRENCY_LIMIT"
@@ -142,9 +143,17 @@ class LiteLLMClient:
         )
         return failed.with_facts(usage=exchange.usage) if exchange.status in GOOD else failed
 
-    async def _opened(self) -> "Lanes":
-        lanes = self._lanes
-        return await asyncio.to_thread(self._open) if lanes is None else lanes
+    async def _opened(self, timeout_s: float | None = None) -> "Lanes":
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await asyncio.to_thread(self._open)  # goes on in its thread, for the next call
+        except TimeoutError:
+            raise LLMTimeout(
+                "no provider was asked, nothing was sent: LiteLLM was still being loaded; call warm_up() at start"
+            ) from None
+        except Exception as error:  # noqa: BLE001  # whatever a library raises becomes one of our errors
+            text = f"LiteLLM cannot be loaded ({type(error).__name__}: {error})"
+            raise LLMInternal(self._redact(text)) from None
 
     def _open(self) -> "Lanes":
         with self._lanes_lock:

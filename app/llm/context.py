@@ -53,25 +53,43 @@ def resolve_context(
         LLMWorkspaceConflict: Two of them name different workspaces, pipeline runs, stages or keys.
         LLMInvalidRequest: A reserved name in the metadata holds something else than text.
     """
-    facts: dict[str, str] = {}
-    sources = {"context=": given, "the request": _of_request(request), "call_scope": _scope.get()}
-    for context in sources.values():
-        for name, value in vars(context).items() if context is not None else ():
-            if value is not None and facts.setdefault(name, value) != value:
-                raise _conflict(name, sources)
-    workspace_id = facts.get("workspace_id") or default_workspace
-    if workspace_id is None:
-        raise LLMWorkspaceMissing(
-            "no workspace is named: put workspace_id into the request's metadata, pass context=LLMCallContext("
-            "workspace_id=...), or set LLM_DEFAULT_WORKSPACE"
-        )
+    facts = _agreed({"context=": given, "the request": _of_request(request), "call_scope": _scope.get()})
+    how = "put workspace_id into the request's metadata, pass context=LLMCallContext(workspace_id=...)"
     return ResolvedContext(
-        workspace_id=workspace_id,
+        workspace_id=_workspace(facts, default_workspace, how),
         pipeline_run_id=facts.get("pipeline_run_id"),
         stage=facts.get("stage"),
         idempotency_key=facts.get("idempotency_key"),
         metadata={name: value for name, value in request.metadata.items() if name not in RESERVED},
     )
+
+
+def workspace_of(named: str | None, *, default_workspace: str | None) -> str:
+    """Return whose something is that no request belongs to, as the argument and the scope say.
+
+    Raises:
+        LLMWorkspaceMissing: Neither they nor LLM_DEFAULT_WORKSPACE name a workspace.
+        LLMWorkspaceConflict: They name two.
+    """
+    argument = LLMCallContext.model_construct(workspace_id=named)  # a name that cannot be is nobody's
+    facts = _agreed({"workspace_id=": argument, "call_scope": _scope.get()})
+    return _workspace(facts, default_workspace, "pass workspace_id=")
+
+
+def _workspace(facts: Mapping[str, str], default: str | None, how: str) -> str:
+    workspace_id = facts.get("workspace_id") or default
+    if workspace_id is None:
+        raise LLMWorkspaceMissing(f"no workspace is named: {how}, or set LLM_DEFAULT_WORKSPACE")
+    return workspace_id
+
+
+def _agreed(sources: Mapping[str, LLMCallContext | None]) -> dict[str, str]:
+    facts: dict[str, str] = {}
+    for context in sources.values():
+        for name, value in vars(context).items() if context is not None else ():
+            if value is not None and facts.setdefault(name, value) != value:
+                raise _conflict(name, sources)
+    return facts
 
 
 def _of_request(request: LLMRequest) -> LLMCallContext | None:

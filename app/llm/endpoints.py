@@ -9,6 +9,7 @@ from pydantic import SecretStr
 
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # a token of RFC 9110, section 5.6.2
 _KEY = re.compile(r"[A-Za-z0-9+/]{43}=")  # 32 bytes: AES-256
+NO_KEY = "is set and holds no key: give it one, or unset it to keep requests and answers as plain text"
 
 
 def header_pairs(value: SecretStr | None) -> dict[str, str]:
@@ -32,8 +33,10 @@ def payload_keys(value: SecretStr | None) -> tuple[bytes, ...]:
     """Return the keys of `KEY,KEY`, each as 32 bytes; none if unset.
 
     Raises:
-        ValueError: One is not base64 of 32 bytes.
+        ValueError: One is not base64 of 32 bytes, or there is none where there should be.
     """
+    if value is not None and not items_of(value):
+        raise ValueError(NO_KEY)
     if not all(_KEY.fullmatch(item) for item in items_of(value)):
         raise ValueError("each key is base64 of 32 bytes: `openssl rand -base64 32` makes one")
     return tuple(base64.b64decode(item) for item in items_of(value))

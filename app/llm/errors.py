@@ -190,7 +190,7 @@ class LLMRateLimited(LLMProviderError):
 
 
 class LLMQueueFull(LLMProviderError):
-    """Too many calls wait for a slot of this provider: `run_ids` hold the slots. Nothing was sent."""
+    """Too many calls wait for a slot of this provider: `run_ids` of the workspace and `others` hold them. Nothing was sent."""
 
     code = "queue_full"
     fallback = True

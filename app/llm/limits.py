@@ -3,14 +3,14 @@
 import asyncio
 import time
 from collections.abc import Mapping
-from typing import Self
+from typing import NamedTuple, Self
 
 from app.llm.errors import LLMQueueFull
 from app.llm.settings import LLMSettings
 from app.llm.types import LLMProvider
 
 MAX_NAMED = 5
-"""Run ids that an error's text names at most; its facts hold all."""
+"""Run ids that an error's text names at most; its facts hold all of the workspace."""
 
 
 class Limits:
@@ -37,16 +37,17 @@ class Limits:
             queue=settings.queue_limit,
         )
 
-    def slot(self, provider: LLMProvider, run_id: str) -> "_Slot":
+    def slot(self, provider: LLMProvider, run_id: str, workspace_id: str) -> "Slot":
         """Hold a slot of `provider` and one of all; the value is how long that took, in milliseconds.
 
         The provider's slot comes first: whoever waits for a busy provider takes nothing from the others.
 
         Raises:
-            LLMQueueFull: As many calls wait for this provider as may; the error names who holds its slots.
+            LLMQueueFull: As many calls wait for this provider as may; the error names the workspace's own runs
+                that hold its slots, and counts those of others.
         """
         gates = self._gates_of(asyncio.get_running_loop())
-        return _Slot(gates.of[provider], gates.total, run_id, self._queue)
+        return Slot(gates.of[provider], gates.total, _Holder(run_id, workspace_id), self._queue)
 
     def in_flight(self, provider: LLMProvider | None = None) -> int:
         """Return how many slots are held now: of one provider, or of all."""
@@ -59,6 +60,13 @@ class Limits:
             self._gates = {each: gates for each, gates in self._gates.items() if not each.is_closed()}
             gates = self._gates[loop] = _Gates(self._total, self._per_provider)
         return gates
+
+
+class _Holder(NamedTuple):
+    """A run with a slot, or on its way to one."""
+
+    run_id: str
+    workspace_id: str
 
 
 class _Gates:
@@ -77,36 +85,43 @@ class _Gate:
     def __init__(self, provider: LLMProvider, slots: int) -> None:
         self.provider = provider
         self.slots = asyncio.Semaphore(slots)
-        self.held: list[str] = []
+        self.held: list[_Holder] = []
         self.waiting = 0
 
-    def join_queue(self, limit: int) -> None:
+    def join_queue(self, workspace_id: str, limit: int) -> None:
         if self.slots.locked() and self.waiting >= limit:
-            holders = tuple(self.held)
-            raise LLMQueueFull(
-                f"{limit} calls wait for {self.provider} already (LLM_QUEUE_LIMIT); its slots are held by "
-                f"{', '.join(holders[:MAX_NAMED]) or 'nobody yet'}; nothing was sent",
-                provider=self.provider,
-                run_ids=holders,
-            )
+            raise self._full(workspace_id, limit)
         self.waiting += 1
 
+    def _full(self, workspace_id: str, limit: int) -> LLMQueueFull:
+        """Return the refusal; a run id is a means to release the run, so each workspace is told its own only."""
+        own = tuple(holder.run_id for holder in self.held if holder.workspace_id == workspace_id)
+        others = len(self.held) - len(own)
+        named = [*own[:MAX_NAMED], *([f"{others} of other workspaces"] if others else ())]
+        return LLMQueueFull(
+            f"{limit} calls wait for {self.provider} already (LLM_QUEUE_LIMIT); its slots are held by "
+            f"{', '.join(named) or 'nobody yet'}; nothing was sent",
+            provider=self.provider,
+            run_ids=own,
+            others=others,
+        )
 
-class _Slot:
+
+class Slot:
     """One slot: asked for when entered, given back when left. A class, since generators cost a tenth of a send."""
 
-    __slots__ = ("_gate", "_queue", "_run_id", "_total")
+    __slots__ = ("_gate", "_holder", "_queue", "_total")
 
-    def __init__(self, gate: _Gate, total: asyncio.Semaphore, run_id: str, queue: int) -> None:
+    def __init__(self, gate: _Gate, total: asyncio.Semaphore, holder: _Holder, queue: int) -> None:
         self._gate = gate
         self._total = total
-        self._run_id = run_id
+        self._holder = holder
         self._queue = queue
 
     async def __aenter__(self) -> float:
         gate = self._gate
         asked_at = time.monotonic()
-        gate.join_queue(self._queue)
+        gate.join_queue(self._holder.workspace_id, self._queue)
         try:
             await gate.slots.acquire()
             try:
@@ -116,10 +131,10 @@ class _Slot:
                 raise
         finally:
             gate.waiting -= 1
-        gate.held.append(self._run_id)
+        gate.held.append(self._holder)
         return (time.monotonic() - asked_at) * 1000
 
     async def __aexit__(self, *_: object) -> None:
-        self._gate.held.remove(self._run_id)
+        self._gate.held.remove(self._holder)
         self._total.release()
         self._gate.slots.release()

@@ -57,6 +57,7 @@ class ChatClient(Protocol):
         candidate: Candidate,
         *,
         run_id: str,
+        workspace_id: str,
         timeout_s: float,
         on_send: Callable[[float], None],
     ) -> ProviderReply:
@@ -66,17 +67,24 @@ class ChatClient(Protocol):
             request: Already `as_sent_to` the candidate's provider.
             candidate: Whom to ask.
             run_id: For whom; named to others while they wait for the slot that this send holds.
+            workspace_id: Whose run it is; only calls of the same workspace are told its id.
             timeout_s: Seconds for queueing and the send together; loading a client library, once, is not counted.
             on_send: Called once, right before the request is written, with the milliseconds that were spent waiting
-                for a slot. Where it was not called, nothing was sent.
+                for a slot. Where it was not called, nothing was sent; an LLMProviderError that it raises is raised,
+                and nothing is sent.
 
         Raises:
             LLMProviderError: With `provider`, `model`, and `http_status`, `retry_after_s`, `usage` where known.
         """
         ...
 
-    async def warm_up(self) -> None:
-        """Load what the first send would load; idempotent."""
+    async def warm_up(self, *, timeout_s: float | None = None) -> None:
+        """Load what the first send would load; idempotent.
+
+        Raises:
+            LLMTimeout: It was not loaded within `timeout_s` seconds; the loading goes on.
+            LLMInternal: It cannot be loaded.
+        """
         ...
 
     async def close(self) -> None:
@@ -274,8 +282,8 @@ class LLMRunRepo(Protocol):
         """Add one to the run's `replayed_count`, some time soon."""
         ...
 
-    async def release(self, run_id: str) -> bool:
-        """Declare a STARTED run's owner dead and free its key; False when the run is not STARTED."""
+    async def release(self, run_id: str, workspace_id: str) -> bool:
+        """Declare a STARTED run's owner dead and free its key; False when the workspace has no such run."""
         ...
 
     async def drain(self) -> None:

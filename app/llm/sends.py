@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal
+from typing import Literal, NamedTuple
 
-from app.llm.breaker import Breaker
+from app.llm.breaker import Breaker, Permit
 from app.llm.candidates import Candidate
 from app.llm.errors import LLMCancelled, LLMError, LLMInternal, LLMProviderError, LLMTimeout, LLMUnavailable
 from app.llm.ports import ChatClient, Clock, LLMRunRepo, NewRun, ProviderReply, StoredAnswer
@@ -17,6 +17,8 @@ from app.llm.types import Attempt, TokenUsage
 
 SKIPPED = "skipped"
 """Fact of an error whose candidate was not even asked."""
+
+_Outcome = ProviderReply | LLMProviderError | asyncio.CancelledError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +41,26 @@ class Deadline:
     def spent_ms(self) -> float:
         """Return the milliseconds since the start."""
         return (self.total_s - self.left_s()) * 1000
+
+
+class _Begun(NamedTuple):
+    """A send that has left the queue."""
+
+    at: datetime
+    permit: Permit
+    had_s: float
+    """Seconds that the queue left of its time."""
+
+
+@dataclass(slots=True, kw_only=True)
+class _Send:
+    """One send on its way: through the queue, then to its candidate."""
+
+    candidate: Candidate
+    timeout_s: float
+    """Seconds for both together."""
+    asked_at_s: float
+    begun: _Begun | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -112,24 +134,35 @@ class Sends:
         return next((i for i in later if acceptable_next(error, kept[position], kept[i])), None)
 
     async def _ask(self, candidate: Candidate, *, to_come: int) -> ProviderReply:
-        """Send, unless the candidate's circuit is open; tell the breaker how it went."""
+        """Send once, unless the candidate's circuit is open: before the queue for a slot, or at its end."""
         if not self.breaker.admits(candidate.name):
             raise _left_alone(candidate, self.breaker.closed_in_s(candidate.name))
-        before = len(self.attempts)
-        outcome: LLMProviderError | None = None
+        await self.client.warm_up(timeout_s=self.deadline.left_s())
+        timeout_s = self._timeout_s(candidate, to_come)
+        if self.attempts:
+            await self.repo.note_send(self.run.run_id, len(self.attempts) + 1)
+        send = _Send(candidate=candidate, timeout_s=timeout_s, asked_at_s=self.deadline.clock.monotonic_s())
         try:
-            return await self._send(candidate, to_come=to_come)
-        except LLMProviderError as error:
-            outcome = error
+            reply = await self.client.send(
+                self.run.request.as_sent_to(candidate.provider),
+                candidate,
+                run_id=self.run.run_id,
+                workspace_id=self.run.workspace_id,
+                timeout_s=timeout_s,
+                on_send=lambda waited_ms: self._begin(send, waited_ms),
+            )
+        except (LLMProviderError, asyncio.CancelledError) as error:
+            self._ended(send, error)
             raise
-        finally:
-            sent = len(self.attempts) > before
-            if sent and self.attempts[-1].status != "CANCELLED":
-                self.breaker.report(candidate.name, outcome)
-            else:
-                self.breaker.withdraw(candidate.name)
+        except Exception as defect:  # even then a send that happened is recorded
+            sent = send.begun is not None
+            internal = LLMInternal(f"the client failed with {type(defect).__name__}", possibly_paid=sent)
+            self._ended(send, internal)
+            raise internal from defect
+        self._ended(send, reply)
+        return reply
 
-    async def _send(self, candidate: Candidate, *, to_come: int) -> ProviderReply:
+    def _timeout_s(self, candidate: Candidate, to_come: int) -> float:
         timeout_s = attempt_timeout_s(
             attempt_cap_s=self.attempt_cap_s,
             total_s=self.deadline.total_s,
@@ -140,39 +173,36 @@ class Sends:
             raise LLMTimeout(
                 f"the call's {self.deadline.total_s:g} s were over before {candidate.name} was asked"
             )
-        if self.attempts:
-            await self.repo.note_send(self.run.run_id, len(self.attempts) + 1)
-        started_at: datetime | None = None
+        return timeout_s
 
-        def on_send(waited_ms: float) -> None:
-            nonlocal started_at
-            started_at = self.deadline.clock.now()
-            self.queue_wait_ms += waited_ms
-            self.telemetry.waited(waited_ms, provider=candidate.provider.value)
+    def _begin(self, send: "_Send", waited_ms: float) -> None:
+        """Let a send that has its slot go; while it waited, others may have found the provider dead."""
+        name = send.candidate.name
+        self._waited(send, waited_ms)
+        permit = self.breaker.begin(name)
+        if permit is None:
+            raise _left_alone(send.candidate, self.breaker.closed_in_s(name))
+        send.begun = _Begun(self.deadline.clock.now(), permit, send.timeout_s - waited_ms / 1000)
 
-        request = self.run.request.as_sent_to(candidate.provider)
-        try:
-            reply = await self.client.send(
-                request, candidate, run_id=self.run.run_id, timeout_s=timeout_s, on_send=on_send
-            )
-        except (LLMProviderError, asyncio.CancelledError) as error:
-            if started_at is not None:
-                self._record(candidate, started_at, error)
-            raise
-        except Exception as defect:  # even then a send that happened is recorded
-            internal = LLMInternal(f"the client failed with {type(defect).__name__}", possibly_paid=True)
-            if started_at is not None:
-                self._record(candidate, started_at, internal)
-            raise internal from defect
-        self._record(candidate, started_at or self.deadline.clock.now(), reply)
-        return reply
+    def _waited(self, send: "_Send", waited_ms: float) -> None:
+        self.queue_wait_ms += waited_ms
+        self.telemetry.waited(waited_ms, provider=send.candidate.provider.value)
 
-    def _record(
-        self,
-        candidate: Candidate,
-        started_at: datetime,
-        outcome: ProviderReply | LLMProviderError | asyncio.CancelledError,
-    ) -> None:
+    def _ended(self, send: "_Send", outcome: _Outcome) -> None:
+        """Record a send that began, and tell the breaker; one that never did had nothing but its wait."""
+        begun = send.begun
+        if begun is None:
+            if isinstance(outcome, LLMTimeout | asyncio.CancelledError):
+                self._waited(send, (self.deadline.clock.monotonic_s() - send.asked_at_s) * 1000)
+            return
+        self._record(send.candidate, begun.at, outcome)
+        if isinstance(outcome, asyncio.CancelledError):
+            self.breaker.withdraw(begun.permit)
+        else:
+            error = outcome if isinstance(outcome, LLMProviderError) else None
+            self.breaker.report(begun.permit, error, had_s=begun.had_s)
+
+    def _record(self, candidate: Candidate, started_at: datetime, outcome: _Outcome) -> None:
         finished_at = self.deadline.clock.now()
         facts = outcome.facts if isinstance(outcome, LLMProviderError) else {}
         usage = outcome.usage if isinstance(outcome, ProviderReply) else facts.get("usage", TokenUsage())
@@ -200,9 +230,10 @@ class Sends:
 
 
 def _left_alone(candidate: Candidate, for_s: float) -> LLMUnavailable:
+    how_long = f"for {for_s:.0f} s more" if for_s > 0 else "but for one call that tries it now"
     error = LLMUnavailable(
-        f"{candidate.name} failed several times in a row and is left alone for {for_s:.0f} s more; nothing was "
-        "sent: see that it works, then call again",
+        f"{candidate.name} failed several times in a row and is left alone {how_long}; nothing was sent: see that "
+        "it works, then call again",
         provider=candidate.provider,
         model=candidate.model,
         retry_after_s=round(for_s, 3),

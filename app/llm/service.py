@@ -11,6 +11,7 @@ from app.llm.breaker import Breaker
 from app.llm.cache import CacheRules, slot_for
 from app.llm.calls import Call, begin, run_of
 from app.llm.candidates import Candidate, RouteDecision
+from app.llm.context import workspace_of
 from app.llm.errors import (
     LLMCancelled,
     LLMContractError,
@@ -74,7 +75,7 @@ class LLMService:
         self._cache = CacheRules.from_settings(settings)
         self._claims = ClaimPolicy.from_settings(settings)
         self._retries = RetryPolicy.from_settings(settings)
-        self._breaker = wiring.breaker or Breaker(wiring.clock)
+        self._breaker = wiring.breaker or Breaker.from_settings(settings, wiring.clock)
         self._catalog = wiring.catalog
         self._settings = settings
 
@@ -140,9 +141,20 @@ class LLMService:
         """Load what the first send would load (LiteLLM, about 3 s in a thread); idempotent."""
         await self._wiring.client.warm_up()
 
-    async def release(self, run_id: str) -> bool:
-        """Declare the owner of a STARTED run dead and free its key; False when the run is not STARTED."""
-        return await self._repo.release(run_id)
+    async def release(self, run_id: str, *, workspace_id: str | None = None) -> bool:
+        """Declare the owner of a STARTED run dead and free its key; False when the workspace has no such run.
+
+        Args:
+            run_id: The whole id.
+            workspace_id: Whose run it is; None: as `call_scope` or LLM_DEFAULT_WORKSPACE says. Only the operator's
+                `signalbox runs release` reaches every workspace.
+
+        Raises:
+            LLMWorkspaceMissing: Nothing names a workspace.
+            LLMWorkspaceConflict: The argument and `call_scope` name two.
+        """
+        workspace = workspace_of(workspace_id, default_workspace=self._settings.default_workspace)
+        return await self._repo.release(run_id, workspace)
 
     async def drain(self) -> None:
         """Wait until nothing is written in the background any more."""

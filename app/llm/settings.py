@@ -2,8 +2,6 @@
 
 import os
 import re
-from collections.abc import Mapping
-from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -20,15 +18,14 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from app.llm.endpoints import has_good_port, header_pairs, items_of, passwords_of, payload_keys
+from app.llm.endpoints import NO_KEY, has_good_port, header_pairs, items_of, passwords_of, payload_keys
+from app.llm.environment import refuse_empty, refuse_misspelt
 from app.llm.errors import LLMSettingsError
 from app.llm.types import LLMProfile, LLMProvider, checked_model
 
 PREFIX = "LLM_"
 
 _USER_OF_URL = re.compile(r"(://).*@")  # greedy: a password may hold any character, even one more "@"
-MISSPELT = 0.9
-"""Similarity (0 to 1, of difflib) from which an unknown variable counts as a misspelt one."""
 FALLBACK_CODES = ("auth", "model_not_found", "content_filtered")
 
 CommaList = Annotated[tuple[str, ...], NoDecode]
@@ -351,7 +348,10 @@ def load_settings(**values: Any) -> LLMSettings:  # whatever a field takes
     Raises:
         LLMSettingsError: One line for each wrong value: variable, value (masked if secret), what would be right.
     """
-    _refuse_misspelt(os.environ)
+    known = [f"{PREFIX}{name.upper()}" for name in LLMSettings.model_fields]
+    refuse_misspelt(os.environ, prefix=PREFIX, known=known)
+    env_file = values.get("_env_file", LLMSettings.model_config["env_file"])
+    refuse_empty("LLM_PAYLOAD_KEY", NO_KEY, settings=LLMSettings, env_file=env_file)
     return _checked(LLMSettings, values)
 
 
@@ -361,16 +361,6 @@ def _checked(kind: type[LLMSettings], values: dict[str, Any]) -> LLMSettings:
     except ValidationError as error:
         text = "; ".join(_explain(fault) for fault in error.errors(include_url=False))
     raise LLMSettingsError(text)  # here, without pydantic's error behind it, which holds the values
-
-
-def _refuse_misspelt(environment: Mapping[str, str]) -> None:
-    """Other programs may have `LLM_` variables too, so only a near miss of one of ours is refused."""
-    known = [f"{PREFIX}{name.upper()}" for name in LLMSettings.model_fields]
-    for name in environment:
-        if not name.startswith(PREFIX) or name in known:
-            continue
-        if meant := get_close_matches(name, known, n=1, cutoff=MISSPELT):
-            raise LLMSettingsError(f"{name} is no setting: {meant[0]} was meant?", variable=name)
 
 
 def _explain(fault: Any) -> str:  # pydantic's ErrorDetails

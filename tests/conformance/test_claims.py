@@ -247,9 +247,10 @@ async def test_release_declares_an_owner_dead_once(ledger: Ledger):
     await ledger.seen()
 
     two = ledger.repo("two")
-    assert await two.release(run.run_id) is True
-    assert await two.release(run.run_id) is False
-    assert await two.release("no such run") is False
+    assert await two.release(run.run_id, "w2") is False
+    assert await two.release(run.run_id, "w1") is True
+    assert await two.release(run.run_id, "w1") is False
+    assert await two.release("no such run", "w1") is False
     row = await (await ledger.seen()).run(run.run_id)
     assert (row["status"], row["idem_slot"]) == ("ABANDONED", None)
     next_run = again(run)

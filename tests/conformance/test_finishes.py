@@ -168,7 +168,7 @@ async def test_a_finished_row_never_changes(ledger: Ledger, ended_as: str, again
     seen = await ledger.seen()
     before = (await seen.run(run.run_id), await seen.attempts(run.run_id))
     await getattr(one, again_as)(run, outcome(again_as, "second"))
-    await one.release(run.run_id)
+    await one.release(run.run_id, "w1")
     seen = await ledger.seen()
     assert (await seen.run(run.run_id), await seen.attempts(run.run_id)) == before
 
@@ -244,7 +244,7 @@ async def test_late_accounting_happens_once(ledger: Ledger):
     one = ledger.repo()
     await one.create_started(run)
     await ledger.seen()
-    await ledger.repo("two").release(run.run_id)
+    await ledger.repo("two").release(run.run_id, "w1")
     await ledger.seen()
     await one.mark_succeeded(run, success(run, "first"))
     before = await (await ledger.seen()).run(run.run_id)

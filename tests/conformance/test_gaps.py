@@ -40,7 +40,7 @@ async def test_a_fenced_owner_is_not_given_the_answer_of_another_request(ledger:
     one, two = ledger.repo("one"), ledger.repo("two")
     await one.create_started(run)
     await ledger.seen()
-    assert await two.release(run.run_id)
+    assert await two.release(run.run_id, "w1")
     assert await two.create_started(other) == Won(run_id=other.run_id)
     await two.mark_succeeded(other, success(other, "not yours"))
     await ledger.seen()

@@ -63,7 +63,7 @@ async def test_runs_that_failed_or_were_abandoned_go_as_well(autonomous: Ledger,
     for run in (failed, abandoned):
         await repo.create_started(run)
     await repo.mark_failed(failed, failure())
-    assert await repo.release(abandoned.run_id)
+    assert await repo.release(abandoned.run_id, "w1")
     await aged(seen, failed, abandoned)
     assert await prune(executor, older_than_s=DAY_S) == Pruned(runs=2, attempts=1, payloads=1)
     assert await ids(seen) == set()

@@ -111,5 +111,5 @@ async def _check_rows(outside: Outside, client: Observed) -> None:
 
 def _check_slots(limits: Limits) -> None:
     gates = limits._gates_of(asyncio.get_running_loop())
-    free = [gates.total._value, *(gate._value for gate in gates.of.values())]
-    assert (free, gates.waiting.total()) == ([SLOTS] * len(free), 0)
+    free = [gates.total._value, *(gate.slots._value for gate in gates.of.values())]
+    assert (free, [gate.waiting for gate in gates.of.values()]) == ([SLOTS] * len(free), [0] * len(gates.of))

@@ -39,10 +39,11 @@ class Moody:
         candidate: Candidate,
         *,
         run_id: str,
+        workspace_id: str,
         timeout_s: float,  # noqa: ARG002
         on_send: Callable[[float], None],
     ) -> ProviderReply:
-        async with self.limits.slot(candidate.provider, run_id) as waited_ms:
+        async with self.limits.slot(candidate.provider, run_id, workspace_id) as waited_ms:
             on_send(waited_ms)
             self.sent[run_id] += 1
             for _ in range(self._chance.randrange(4)):
@@ -52,7 +53,7 @@ class Moody:
                 raise fault()
             return text_reply(f"answer of {run_id}")
 
-    async def warm_up(self) -> None:
+    async def warm_up(self, *, timeout_s: float | None = None) -> None:
         """Nothing is loaded."""
 
     async def close(self) -> None:
@@ -115,8 +116,8 @@ class Observed:
         loop = asyncio.get_running_loop()
         return await self._inner.send(*args, run_id=run_id, on_send=sent, **named)
 
-    async def warm_up(self) -> None:
-        await self._inner.warm_up()
+    async def warm_up(self, *, timeout_s: float | None = None) -> None:
+        await self._inner.warm_up(timeout_s=timeout_s)
 
     async def close(self) -> None:
         await self._inner.close()

@@ -1,6 +1,7 @@
 """Every break: one small change for each promise, and the tests that must notice it."""
 
 from tests.sabotage.call_breaks import CALL_BREAKS
+from tests.sabotage.gate_breaks import GATE_BREAKS
 from tests.sabotage.guard_breaks import GUARD_BREAKS
 from tests.sabotage.ledger_breaks import LEDGER_BREAKS
 from tests.sabotage.patch import Break
@@ -9,5 +10,5 @@ from tests.sabotage.spool_breaks import SPOOL_BREAKS
 from tests.sabotage.wire_breaks import WIRE_BREAKS
 
 BREAKS: tuple[Break, ...] = (
-    *LEDGER_BREAKS, *POSTGRES_BREAKS, *SPOOL_BREAKS, *CALL_BREAKS, *WIRE_BREAKS, *GUARD_BREAKS,
+    *LEDGER_BREAKS, *POSTGRES_BREAKS, *SPOOL_BREAKS, *CALL_BREAKS, *WIRE_BREAKS, *GATE_BREAKS, *GUARD_BREAKS,
 )  # fmt: skip

@@ -4,17 +4,15 @@ from tests.sabotage.patch import Break
 
 _HERE = "app/llm/"
 ROUTER, RETRY, SENDS, SERVICE = (f"{_HERE}{name}.py" for name in ("router", "retry", "sends", "service"))
-ERRORS, CACHE, CONTEXT, KEYS, BREAKER, CALLS = (
-    f"{_HERE}{name}.py" for name in ("errors", "cache", "context", "idempotency", "breaker", "calls")
+ERRORS, CACHE, CONTEXT, KEYS, CALLS = (
+    f"{_HERE}{name}.py" for name in ("errors", "cache", "context", "idempotency", "calls")
 )
 
 _TESTS = "tests/unit/llm/"
 ROUTES, RETRIES, SENDING, SERVED = (
     f"{_TESTS}test_{name}.py::test_" for name in ("router", "retry", "sends", "service")
 )
-HITS, CONTEXTS, CLAIMED, CIRCUITS = (
-    f"{_TESTS}test_{name}.py::test_" for name in ("cache", "context", "idempotency", "breaker")
-)
+HITS, CONTEXTS, CLAIMED = (f"{_TESTS}test_{name}.py::test_" for name in ("cache", "context", "idempotency"))
 
 CALL_BREAKS = (
     Break(
@@ -237,7 +235,7 @@ CALL_BREAKS = (
         "send-that-failed-is-not-recorded",
         "retry",
         SENDS,
-        "if started_at is not None: self._record(candidate, started_at, error)",
+        "self._ended(send, error)",
         "pass",
         (SERVED + "retry_and_fallback_are_told_attempt_by_attempt",),
     ),
@@ -245,8 +243,8 @@ CALL_BREAKS = (
         "send-that-never-left-is-recorded",
         "retry",
         SENDS,
-        "if started_at is not None: self._record(candidate, started_at, error)",
-        "self._record(candidate, started_at or self.deadline.clock.now(), error)",
+        "begun = send.begun",
+        'begun = send.begun or _Begun(self.deadline.clock.now(), Permit("", 0), 0)',
         (SERVED + "a_send_that_never_left_is_no_attempt",),
     ),
     Break(
@@ -334,8 +332,8 @@ CALL_BREAKS = (
         "missing-workspace-is-everybodys",
         "context",
         CONTEXT,
-        'workspace_id = facts.get("workspace_id") or default_workspace',
-        'workspace_id = facts.get("workspace_id") or default_workspace or "local"',
+        'workspace_id = facts.get("workspace_id") or default',
+        'workspace_id = facts.get("workspace_id") or default or "local"',
         (CONTEXTS + "no_source_is_an_error_that_says_what_to_do",),
     ),
     Break(
@@ -380,37 +378,5 @@ CALL_BREAKS = (
         "await self._repo.mark_cancelled(run, _failure(call, sends, gone))",
         "pass",
         ("tests/crash/test_cancellation.py::test_cancelling_a_send_is_told_as_possibly_paid",),
-    ),
-    Break(
-        "dead-provider-is-asked-by-every-call",
-        "breaker",
-        BREAKER,
-        "if circuit.probing or circuit.failures >= self._threshold:",
-        "if circuit.probing:",
-        (CIRCUITS + "it_opens_after_three_consecutive_infrastructure_errors",),
-    ),
-    Break(
-        "refusal-opens-the-circuit",
-        "breaker",
-        BREAKER,
-        "if not isinstance(error, LLMUnavailable | LLMTimeout):",
-        "if error is None:",
-        (CIRCUITS + "a_provider_that_refuses_is_alive",),
-    ),
-    Break(
-        "every-caller-probes",
-        "breaker",
-        BREAKER,
-        "circuit.probing = True return True",
-        "return True",
-        (CIRCUITS + "after_the_window_one_probe_is_sent_and_its_answer_closes",),
-    ),
-    Break(
-        "open-circuit-is-not-asked",
-        "breaker",
-        SENDS,
-        "if not self.breaker.admits(candidate.name):",
-        "if not candidate.name:",
-        (CIRCUITS + "with_nobody_else_left_the_error_says_when_to_come_back_and_nothing_is_sent",),
     ),
 )

@@ -3,7 +3,7 @@
 from tests.sabotage.patch import Break
 
 _HERE = "app/llm/"
-PRINT, REDACTION, LIMITS = (f"{_HERE}{name}.py" for name in ("fingerprint", "redaction", "limits"))
+PRINT, REDACTION = (f"{_HERE}{name}.py" for name in ("fingerprint", "redaction"))
 CLIENT = _HERE + "client_litellm.py"
 MAPPED, HTTP, ANSWERS, PAYLOADS, PARSING, RENDERING, ACOMPLETION, LANES = (
     f"{_HERE}wire/{name}.py"
@@ -302,32 +302,6 @@ WIRE_BREAKS = (
         'headers.pop("authorization", None)',
         "pass",
         (LANE + "the_headers_of_a_proxy_leave_alike",),
-    ),
-    Break(
-        "waiting-call-takes-everybodys-slot",
-        "wire",
-        LIMITS,
-        "await gate.slots.acquire() try: await self._total.acquire()",
-        "await self._total.acquire()\n            try:\n                await gate.slots.acquire()",
-        (_UNIT + "test_limits.py::test_who_waits_for_a_busy_provider_takes_no_slot_from_the_others",),
-        hangs_s=15,
-    ),
-    Break(
-        "queue-has-no-end",
-        "wire",
-        LIMITS,
-        "if self.slots.locked() and self.waiting >= limit:",
-        "if self.slots.locked() and self.waiting < 0:",
-        (_UNIT + "test_limits.py::test_a_full_queue_refuses_and_names_who_holds_the_slots",),
-        hangs_s=10,
-    ),
-    Break(
-        "slots-are-not-bounded",
-        "wire",
-        CLIENT,
-        "async with deadline, self._limits.slot(candidate.provider, run_id) as waited_ms:",
-        "async with deadline:",
-        (LOOPS + "the_provider_never_sees_more_calls_at_once_than_the_limit",),
     ),
     Break(
         "connection-is-not-noted",

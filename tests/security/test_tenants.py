@@ -5,10 +5,18 @@ from typing import Any
 
 import pytest
 
-from app.llm.errors import LLMKeyConflict
+from app.llm.context import call_scope
+from app.llm.errors import (
+    LLMFenced,
+    LLMKeyConflict,
+    LLMQueueFull,
+    LLMWorkspaceConflict,
+    LLMWorkspaceMissing,
+)
 from app.llm.testing.client import ScriptedClient, text_reply
-from app.llm.types import LLMRequest, ServedFrom
+from app.llm.types import LLMCallContext, LLMRequest, ServedFrom
 from tests.security.looks import ANSWER, PROMPT
+from tests.security.services import Stubs, wired
 from tests.support.ledger import Outside, request
 from tests.support.service import Watched, rig, service
 
@@ -126,3 +134,48 @@ async def test_workspaces_that_look_alike_are_two(db_url: str, one: str, other: 
         for name in (one, other):
             await llm.chat(of(name, idempotency_key="k1"))
     assert client.sends == 2
+
+
+async def test_a_full_queue_names_the_own_runs_and_counts_those_of_others(stubs: Stubs):
+    settings = {"ollama_concurrency_limit": 2, "queue_limit": 0, "profile_balanced": "ollama:first"}
+    async with wired(
+        "sqlite+aiosqlite:///unused.db", stubs, persist_runs=False, default_workspace=None, **settings
+    ) as llm:
+        await llm.warm_up()
+        with stubs.ollama.hold():
+            holders = [asyncio.create_task(llm.chat(of(name))) for name in ("a", "b")]
+            await asyncio.to_thread(stubs.ollama.wait_for_sends, 2)
+            with pytest.raises(LLMQueueFull) as caught:
+                await llm.chat(of("b"))
+        theirs, own = [(await holder).run_id for holder in holders]
+    assert f"held by {own}, 1 of other workspaces; nothing was sent" in str(caught.value)
+    assert (caught.value.facts["run_ids"], caught.value.facts["others"]) == ((own,), 1)
+    assert theirs not in f"{caught.value}{caught.value.facts}"
+
+
+async def test_a_run_of_another_workspace_cannot_be_released(db_url: str, outside: Outside):
+    released: list[bool] = []
+
+    async def release(*_: Any) -> None:
+        (run,) = await outside.runs()
+        released.append(await llm.release(run["id"], workspace_id="b"))
+        with call_scope(LLMCallContext(workspace_id="b")):
+            released.append(await llm.release(run["id"]))
+        assert (await outside.runs())[0]["status"] == "STARTED"
+        released.append(await llm.release(run["id"], workspace_id="a"))
+
+    async with service(db_url, Watched(release), default_workspace=None) as llm:
+        with pytest.raises(LLMFenced):
+            await llm.chat(of("a", idempotency_key="k1"))
+    assert released == [False, False, True]
+
+
+async def test_a_release_belongs_to_a_workspace(sqlite_url: str):
+    async with service(sqlite_url, default_workspace=None) as llm:
+        with pytest.raises(LLMWorkspaceMissing, match="pass workspace_id=, or set LLM_DEFAULT_WORKSPACE"):
+            await llm.release("run")
+        with (
+            call_scope(LLMCallContext(workspace_id="a")),
+            pytest.raises(LLMWorkspaceConflict, match="workspace_id= says 'b', call_scope says 'a'"),
+        ):
+            await llm.release("run", workspace_id="b")

@@ -212,6 +212,7 @@ class Watched:
         candidate: Candidate,
         *,
         run_id: str,  # noqa: ARG002
+        workspace_id: str,  # noqa: ARG002
         timeout_s: float,  # noqa: ARG002  # the port's signature
         on_send: Callable[[float], None],
     ) -> ProviderReply:
@@ -222,6 +223,9 @@ class Watched:
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
+
+    async def warm_up(self, *, timeout_s: float | None = None) -> None:
+        """Nothing is loaded."""
 
     async def close(self) -> None:
         """Nothing is open."""

@@ -60,6 +60,7 @@ class Counted:
         candidate: Candidate,
         *,
         run_id: str,
+        workspace_id: str,  # noqa: ARG002
         timeout_s: float,  # noqa: ARG002  # the port's signature
         on_send: Callable[[float], None],
     ) -> ProviderReply:
@@ -80,7 +81,7 @@ class Counted:
             _tell(self._file, {**told, "what": "end"})
         return text_reply(f"answer of process {os.getpid()}")
 
-    async def warm_up(self) -> None:
+    async def warm_up(self, *, timeout_s: float | None = None) -> None:
         """Nothing is loaded."""
 
     async def close(self) -> None:

@@ -45,6 +45,7 @@ class Rig:
             request,
             self.candidate,
             run_id=f"run-{len(self.sends_begun)}",
+            workspace_id="w1",
             timeout_s=timeout_s,
             on_send=self._begun,
         )

@@ -40,7 +40,7 @@ async def calls():
     request = LLMRequest(messages=(Message.user("Hello"),))
     for name in ("ollama:llama3.2", "gemini:gemini-2.5-flash"):
         candidate = Catalog.from_settings(settings).pinned(name)
-        await client.send(request, candidate, run_id='r', timeout_s=50, on_send=lambda _: None)
+        await client.send(request, candidate, run_id='r', workspace_id='w', timeout_s=50, on_send=lambda _: None)
     await client.close()
 
 asyncio.run(calls())

@@ -316,9 +316,12 @@ def insert_and_finish(run: NewRun, rules: ClaimRules, settlement: Settlement) ->
     yield from finish(settlement, rules.codec)
 
 
-def release(run_id: str) -> Steps[bool]:
-    """Declare the owner of a STARTED run dead and free its key."""
-    released = yield Step(sql.RELEASE, sql.bound(id=run_id), final=True)
+def release(run_id: str, workspace_id: str | None = None) -> Steps[bool]:
+    """Declare the owner of a STARTED run dead and free its key; None is the operator, who may with every run."""
+    if workspace_id is None:
+        released = yield Step(sql.RELEASE, sql.bound(id=run_id), final=True)
+    else:
+        released = yield Step(sql.RELEASE_OWN, sql.bound(id=run_id, workspace_id=workspace_id), final=True)
     return released.rowcount == 1
 
 

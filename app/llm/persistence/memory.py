@@ -109,7 +109,7 @@ class MemoryRunRepo:
     def count_replay(self, run_id: str) -> None:
         """Count nothing."""
 
-    async def release(self, run_id: str) -> bool:  # noqa: ARG002  # the port's signature
+    async def release(self, run_id: str, workspace_id: str) -> bool:  # noqa: ARG002  # the port's signature
         """Return False: there are no rows."""
         return False
 

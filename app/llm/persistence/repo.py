@@ -99,9 +99,9 @@ class LedgerRunRepo:
     def count_replay(self, run_id: str) -> None:
         """A caller's transaction is no place for counters."""
 
-    async def release(self, run_id: str) -> bool:
-        """Declare a STARTED run's owner dead."""
-        return await self._transact(lambda: ledger.release(run_id))
+    async def release(self, run_id: str, workspace_id: str) -> bool:
+        """Declare the owner of a workspace's STARTED run dead."""
+        return await self._transact(lambda: ledger.release(run_id, workspace_id))
 
     async def drain(self) -> None:
         """Nothing runs in the background."""

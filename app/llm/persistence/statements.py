@@ -114,6 +114,7 @@ _ABANDON = sa.update(runs).values(
 )
 TAKE_OVER = _ABANDON.where(_HAS_ID, _IS_LIVE, _LEASE_OVER)
 RELEASE = _ABANDON.where(_HAS_ID, _IS_LIVE)
+RELEASE_OWN = RELEASE.where(runs.c.workspace_id == _bind("workspace_id"))
 FREE_EXPIRED = (
     sa.update(runs)
     .values(idem_slot=_NULL)

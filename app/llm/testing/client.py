@@ -43,6 +43,7 @@ class ScriptedClient:
         candidate: Candidate,
         *,
         run_id: str,  # noqa: ARG002  # the port's signature
+        workspace_id: str,  # noqa: ARG002  # the port's signature
         timeout_s: float,
         on_send: Callable[[float], None],
     ) -> ProviderReply:
@@ -57,7 +58,7 @@ class ScriptedClient:
             raise outcome
         return outcome(request, candidate) if callable(outcome) else outcome
 
-    async def warm_up(self) -> None:
+    async def warm_up(self, *, timeout_s: float | None = None) -> None:  # the port's signature
         """Nothing is to be loaded."""
 
     async def close(self) -> None:

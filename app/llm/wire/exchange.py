@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from app.llm.errors import LLMProviderError
 from app.llm.types import TokenUsage
 
 UNKNOWN = TokenUsage()
@@ -33,7 +34,7 @@ class Exchange:
     max_bytes: int
     """Bytes that the body of an answer may have, after decompression."""
     on_send: Callable[[], None]
-    """Called once, right before the connection is used."""
+    """Called by `begin`; may refuse, by an LLMProviderError."""
     requests: int = 0
     written: bool = False
     """Whether a byte of the request may have reached the other side."""
@@ -41,9 +42,21 @@ class Exchange:
     headers: Mapping[str, str] = field(default_factory=dict)
     """Of the answer; looked up in lower case."""
     body: bytes = b""
-    failure: Unreachable | BrokenOff | UnusableReply | None = None
+    failure: Unreachable | BrokenOff | UnusableReply | LLMProviderError | None = None
     """Why there is no usable answer, where the status does not say it."""
     usage: TokenUsage = UNKNOWN
     """What a good answer consumed; None where the provider gives no count, or an impossible one."""
     finish: object = None
     """Why the model stopped, in the provider's own words."""
+
+    def begin(self) -> None:
+        """Tell that the request is about to leave, once, right before the connection is used.
+
+        Raises:
+            LLMProviderError: It must not leave any more; that stands in `failure`, for a library may dress it up.
+        """
+        try:
+            self.on_send()
+        except LLMProviderError as refusal:
+            self.failure = refusal
+            raise

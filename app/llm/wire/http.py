@@ -39,11 +39,12 @@ class OneRequestHTTP:
             BrokenOff: As above.
             UnusableReply: As above; the answer is too large.
             RuntimeError: The exchange has had its request.
+            LLMProviderError: As `Exchange.begin`.
         """
         exchange.requests += 1
         if exchange.requests > 1:
             raise RuntimeError("a second request of the same attempt was refused")
-        exchange.on_send()
+        exchange.begin()
         mark = _sending.set(exchange)
         try:
             async with self._session().post(

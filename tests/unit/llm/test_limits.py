@@ -21,7 +21,7 @@ class Holder:
         self.task = asyncio.create_task(self._hold(limits, provider, run_id))
 
     async def _hold(self, limits: Limits, provider: LLMProvider, run_id: str) -> None:
-        async with limits.slot(provider, run_id) as self.waited_ms:
+        async with limits.slot(provider, run_id, "w1") as self.waited_ms:
             await self._let_go.wait()
 
     @property
@@ -113,9 +113,9 @@ async def test_what_is_held_is_counted_and_what_waits_is_not():
 async def test_an_error_inside_gives_the_slot_back():
     limits = slots(ollama=1)
     with pytest.raises(RuntimeError, match="the call failed"):
-        async with limits.slot(OLLAMA, "run"):
+        async with limits.slot(OLLAMA, "run", "w1"):
             raise RuntimeError("the call failed")
-    async with limits.slot(OLLAMA, "run") as waited_ms:
+    async with limits.slot(OLLAMA, "run", "w1") as waited_ms:
         assert waited_ms >= 0
 
 
@@ -149,21 +149,32 @@ async def test_a_full_queue_refuses_and_names_who_holds_the_slots():
     waiting = Holder(limits, run_id="run-3")
     await settled()
     with pytest.raises(LLMQueueFull, match="run-1, run-2; nothing was sent") as caught:
-        async with limits.slot(OLLAMA, "run-4"):
+        async with limits.slot(OLLAMA, "run-4", "w1"):
             pass
     assert caught.value.facts["run_ids"] == ("run-1", "run-2")
     assert (caught.value.fallback, caught.value.retryable, caught.value.possibly_paid) == (True, False, False)
-    async with limits.slot(GEMINI, "run-5"):
+    async with limits.slot(GEMINI, "run-5", "w1"):
         assert limits.in_flight(GEMINI) == 1
     await all_leave(*held, waiting)
-    async with limits.slot(OLLAMA, "run-6"):
+    async with limits.slot(OLLAMA, "run-6", "w1"):
         assert limits.in_flight() == 1
     assert limits.in_flight() == 0
 
 
+async def test_a_full_queue_names_the_runs_of_the_own_workspace_only():
+    limits = Limits(total=10, per_provider={OLLAMA: 2}, queue=0)
+    held = [Holder(limits, run_id="run-1"), Holder(limits, run_id="run-2")]
+    await settled()
+    with pytest.raises(LLMQueueFull, match="held by 2 of other workspaces; nothing was sent") as caught:
+        async with limits.slot(OLLAMA, "run-3", "w2"):
+            pass
+    assert (caught.value.facts["run_ids"], caught.value.facts["others"]) == ((), 2)
+    await all_leave(*held)
+
+
 async def test_a_free_slot_is_never_refused_by_an_empty_queue():
     limits = Limits(total=10, per_provider={OLLAMA: 1}, queue=0)
-    async with limits.slot(OLLAMA, "run-1"):
+    async with limits.slot(OLLAMA, "run-1", "w1"):
         assert limits.in_flight() == 1
 
 

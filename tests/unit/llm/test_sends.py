@@ -1,13 +1,14 @@
 """The sends of one run, without a database: their order, their records, their deadline."""
 
+import asyncio
 from typing import Any
 
 import pytest
 
 from app.core.clock import SystemClock
 from app.core.logging import get_logger
-from app.llm.breaker import Breaker
-from app.llm.errors import LLMAuth, LLMContextExceeded, LLMError, LLMFenced, LLMTimeout
+from app.llm.breaker import THRESHOLD, Breaker
+from app.llm.errors import LLMAuth, LLMContextExceeded, LLMError, LLMFenced, LLMInternal, LLMTimeout
 from app.llm.persistence.memory import MemoryRunRepo
 from app.llm.ports import StoredAnswer
 from app.llm.retry import RetryPolicy
@@ -199,3 +200,62 @@ async def test_time_in_the_queue_is_no_part_of_a_send():
     sends = _sends(Queued())
     await sends.until_answered()
     assert sends.queue_wait_ms == 2000
+
+
+async def test_who_finds_the_circuit_open_does_not_queue_for_a_slot():
+    queued: list[str] = []
+
+    class Queue(ScriptedClient):
+        async def send(self, request: Any, candidate: Any, **kw: Any) -> Any:
+            queued.append(candidate.name)
+            return await ScriptedClient.send(self, request, candidate, **kw)
+
+    sends = _sends(Queue([refused()] * THRESHOLD), attempts_per_candidate=THRESHOLD)
+    await sends.until_answered()
+    assert queued == ["ollama:first"] * THRESHOLD + ["gemini:second"]
+    queued.clear()
+    await sends.until_answered()
+    assert queued == ["gemini:second"]
+
+
+async def test_a_call_that_is_refused_at_the_end_of_the_queue_has_no_attempt_and_its_wait():
+    class Queue(ScriptedClient):
+        async def send(self, request: Any, candidate: Any, **kw: Any) -> Any:
+            if candidate.name == "ollama:first":  # while this call waits, others find it dead
+                for _ in range(THRESHOLD):
+                    permit = sends.breaker.begin(candidate.name)
+                    assert permit is not None
+                    sends.breaker.report(permit, refused(), had_s=30)
+                kw["on_send"](1000.0)
+            return await ScriptedClient.send(self, request, candidate, **kw)
+
+    client = Queue()
+    sends = _sends(client)
+    candidate, _ = await sends.until_answered()
+    assert candidate.name == "gemini:second"
+    assert (client.sends, [each.model for each in sends.attempts]) == (1, ["second"])
+    assert sends.queue_wait_ms == 1000
+    assert sends.repo.noted == []  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("ends", [timed_out(), asyncio.CancelledError()])
+async def test_a_wait_that_ends_without_a_slot_is_counted_too(ends: BaseException):
+    class Queue(ScriptedClient):
+        async def send(self, *_: Any, **__: Any) -> Any:
+            sends.deadline.clock.at_s += 2.0  # type: ignore[attr-defined]
+            raise ends
+
+    sends = _sends(Queue(), max_attempts=1)
+    with pytest.raises(type(ends)):
+        await sends.until_answered()
+    assert (sends.queue_wait_ms, sends.attempts) == (2000, [])
+
+
+async def test_a_client_that_fails_before_its_send_has_not_paid():
+    class Broken(ScriptedClient):
+        async def send(self, *_: Any, **__: Any) -> Any:
+            raise ValueError
+
+    with pytest.raises(LLMInternal, match="ValueError") as caught:
+        await _sends(Broken()).until_answered()
+    assert caught.value.possibly_paid is False

@@ -178,3 +178,21 @@ def test_a_password_in_the_query_of_a_database_url_is_a_secret_too():
     settings = isolated_settings(database_url="postgresql+asyncpg://u@h/db?password=s3cret")
     assert "s3cret" in settings.secrets()
     assert "s3cret" not in database_name(settings)
+
+
+@pytest.mark.parametrize("value", ["", ",", "  ", " , "])
+def test_a_payload_key_that_holds_none_is_refused_wherever_it_is_set(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, value: str
+):
+    """What was meant to be encrypted would be stored as plain text."""
+    refused = pytest.raises(LLMSettingsError, match=r"^LLM_PAYLOAD_KEY=.*is set and holds no key")
+    with refused:
+        isolated_settings(payload_key=value)
+    (tmp_path / ".env").write_text(f"LLM_PAYLOAD_KEY={value}\n")
+    with refused:
+        load_settings()
+    assert load_settings(_env_file=None).payload_key is None
+    (tmp_path / ".env").unlink()
+    monkeypatch.setenv("llm_payload_key", value)
+    with refused:
+        load_settings()

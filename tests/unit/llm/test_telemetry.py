@@ -150,6 +150,23 @@ async def test_a_ready_line_says_what_was_started(sqlite_url: str, caplog: Any):
     assert (ready["cache"], ready["database"]) == ("on", sqlite_url)
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({}, "plain"),
+        ({"payload_key": "A" * 43 + "="}, "encrypted"),
+        ({"payload_key": "A" * 43 + "=", "store_payloads": "hash"}, "hash"),
+        ({"persist_runs": False}, "none"),
+    ],
+)
+async def test_a_ready_line_says_how_texts_are_kept(
+    sqlite_url: str, caplog: Any, settings: dict[str, Any], said: str
+):
+    async with service(sqlite_url, **settings):
+        (ready,) = _events(caplog, names.EVENT_READY)
+    assert ready["payloads"] == said
+
+
 def test_an_event_leaves_out_what_is_unknown_and_redacts_the_rest(caplog: Any):
     from app.core.logging import get_logger
 
