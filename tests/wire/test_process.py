@@ -35,6 +35,7 @@ from app.llm.settings import load_settings
 from app.llm.types import LLMRequest
 
 async def calls():
+    asyncio.get_running_loop().slow_callback_duration = 60  # how fast this machine is, is not the question
     settings = load_settings(_env_file=None, **json.loads(sys.argv[1]))
     client = module.LiteLLMClient(settings=settings, limits=Limits.from_settings(settings))
     request = LLMRequest(messages=(Message.user("Hello"),))
