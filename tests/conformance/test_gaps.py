@@ -13,7 +13,7 @@ from app.llm.persistence.executor import Executor, Step, Steps
 from app.llm.persistence.ledger import record_hits
 from app.llm.persistence.models import LLMPayload
 from app.llm.persistence.retention import prune
-from app.llm.ports import Hit, NewRun, Won
+from app.llm.ports import Hit, Won
 from tests.conformance.conftest import Ledger
 from tests.support.ledger import again, new_run, request, success
 
