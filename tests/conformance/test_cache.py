@@ -179,6 +179,22 @@ async def test_a_hit_without_a_key_is_recorded(ledger: Ledger):
     assert (row["status"], row["idem_slot"], row["source_run_id"]) == ("SUCCEEDED", None, source.run_id)
 
 
+async def test_a_recorded_hit_leaves_the_row_that_a_claim_would(ledger: Ledger):
+    one = ledger.repo()
+    source = await _answered(one)
+    answer = (await one.get_cached("w1", source.prompt_sha256, _identities(source)))[_identities(source)[0]]
+    claimed, recorded = new_run(request()), new_run(request())
+    await one.save_result_for_idempotency_key(claimed, answer)
+    await one.record_hit(recorded, answer)
+    seen = await ledger.seen()
+    rows = [await seen.run(run.run_id) for run in (claimed, recorded)]
+    own = {"id", "created_at", "lease_until", "finished_at"}
+    assert [{name: row[name] for name in row if name not in own} for row in rows] == [
+        {name: rows[0][name] for name in rows[0] if name not in own}
+    ] * 2
+    assert all((row[name] is None) == (rows[0][name] is None) for row in rows for name in own)
+
+
 async def test_a_hit_of_a_key_expires_with_the_key(ledger: Ledger):
     one = ledger.repo(idempotency_ttl_s=60)
     await _answered(one)

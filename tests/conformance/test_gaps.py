@@ -10,6 +10,7 @@ from app.bootstrap import connect
 from app.llm.errors import LLMError, LLMLedgerError
 from app.llm.persistence import statements as sql
 from app.llm.persistence.executor import Executor, Step, Steps
+from app.llm.persistence.ledger import record_hits
 from app.llm.persistence.models import LLMPayload
 from app.llm.persistence.retention import prune
 from app.llm.ports import Hit, Won
@@ -60,19 +61,39 @@ async def test_an_answer_of_another_candidate_is_not_found(ledger: Ledger):
 
 async def test_a_hit_renews_the_texts_that_it_refers_to(ledger: Ledger):
     """I20: a prune that cannot see the hit's row yet must see that its texts are needed."""
-    source = new_run(cache=True)
-    one = ledger.repo(cache_enabled=True)
+    one, source = ledger.repo(cache_enabled=True), new_run(cache=True)
     await one.create_started(source)
     await one.mark_succeeded(source, success(source))
-    long_ago = datetime.now(UTC) - timedelta(days=1)
-    seen = await ledger.seen()
-    async with seen.engine.begin() as connection:
+    await _let_texts_age(ledger)
+    assert isinstance(await one.create_started(again(source)), Hit)
+    await _were_renewed(ledger, texts=2)
+
+
+async def test_hits_that_are_recorded_together_renew_the_texts_that_they_refer_to(ledger: Ledger):
+    """I20: as above, of several sources and several times of one."""
+    one = ledger.repo(cache_enabled=True)
+    hits = []
+    for source in [new_run(request(said), cache=True) for said in ("This", "That")]:
+        await one.create_started(source)
+        await one.mark_succeeded(source, success(source))
+        found = await one.get_cached("w1", source.prompt_sha256, source.cache_candidates)
+        hits += [(again(source), answer) for answer in found.values() for _ in range(2)]
+    await _let_texts_age(ledger)
+    await one._transact(lambda: record_hits(hits, one.rules))
+    await _were_renewed(ledger, texts=3)  # two questions, one answer
+    assert len(await (await ledger.seen()).runs(status="SUCCEEDED")) == 6
+
+
+async def _let_texts_age(ledger: Ledger) -> None:
+    async with (await ledger.seen()).engine.begin() as connection:
+        long_ago = datetime.now(UTC) - timedelta(days=1)
         await connection.execute(sa.update(LLMPayload.__table__).values(last_ref_at=long_ago))
 
-    assert isinstance(await one.create_started(again(source)), Hit)
+
+async def _were_renewed(ledger: Ledger, *, texts: int) -> None:
     ages = [row["last_ref_at"] for row in await (await ledger.seen()).payloads()]
-    assert len(ages) == 2
-    assert min(ages) > long_ago + timedelta(hours=23)
+    assert len(ages) == texts
+    assert min(ages) > datetime.now(UTC) - timedelta(hours=1)
 
 
 async def test_a_prune_judges_every_row_of_a_page(autonomous: Ledger):

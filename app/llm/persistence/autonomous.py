@@ -39,8 +39,6 @@ from app.llm.telemetry import Telemetry
 T = TypeVar("T")
 ADOPT_EVERY_S = 5.0
 """Seconds between two looks for spool files of dead processes; a lease outlives a deadline by 15 s."""
-MAX_BACKGROUND = 512
-"""Rows and transitions in the background at once; beyond that a hit waits for its row."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0
 
 
@@ -63,7 +61,7 @@ class AutonomousRunRepo(LedgerRunRepo):
         super().__init__(executor, rules, keep_payloads=keep_payloads, telemetry=telemetry)
         self._spooling = Spooling(spool, executor, rules.codec, telemetry)
         self._recall = Recall(rules.memory_bytes, now_s=clock.monotonic_s)
-        self._behind = WriteBehind(lambda steps: self._logged(self._executor.transaction(steps)))
+        self._behind = WriteBehind(executor, rules, begin=self._logged)
         self._clock = clock
         self._finish_budget_s = finish_budget_s
         self._begun: set[asyncio.Future[Any]] = set()
@@ -117,10 +115,10 @@ class AutonomousRunRepo(LedgerRunRepo):
 
     async def record_hit(self, run: NewRun, answer: StoredAnswer) -> None:
         """Write the row of a hit without a key, in the background."""
-        if len(self._begun) + len(self._behind) < MAX_BACKGROUND:
-            self._behind.add_hit(partial(ledger.claim, run, self.rules, answer))
-        else:
+        if self._behind.full:
             await super().record_hit(run, answer)
+        else:
+            self._behind.add_hit(run, answer)
 
     async def mark_succeeded(self, run: NewRun, success: Success) -> Finished:
         """Settle a run that has its answer; a caller that is cancelled meanwhile does not stop it."""

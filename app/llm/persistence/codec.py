@@ -4,13 +4,15 @@ import hashlib
 import json
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Annotated, Any, Protocol
 
+import orjson
 import zstandard
 from pydantic import Field, JsonValue, TypeAdapter
 
 from app.llm.errors import LLMLedgerUnavailable
-from app.llm.messages import TextPart, ThinkingPart, ToolCallPart
+from app.llm.messages import Message, Part, TextPart, ThinkingPart, ToolCallPart
 from app.llm.ports import StoredAnswer
 from app.llm.types import NO_USAGE, FinishReason, LLMRequest, LLMResponse, ServedFrom, TokenUsage
 
@@ -36,9 +38,13 @@ _TIMES_IN_MEMORY, _MORE_IN_MEMORY = 2, 3000
 
 _ENCODER = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"))
 """Not orjson: it writes no ASCII, refuses lone surrogates, and reads large integers as floats."""
+_NO_EXPONENT = (1e-4, 1e16)
+"""Floats in this range are written alike by orjson and the standard library."""
 _UNSAID = {
     name: field.get_default(call_default_factory=True) for name, field in LLMRequest.model_fields.items()
 }
+_PLAIN = frozenset(_UNSAID) - {"tools", "tool_choice", "response_format", "variants", "constraints"}
+"""Fields that JSON writes as they are; `messages` if all they hold is text."""
 _PARTS: TypeAdapter[tuple[TextPart | ToolCallPart | ThinkingPart, ...]] = TypeAdapter(
     tuple[Annotated[TextPart | ToolCallPart | ThinkingPart, Field(discriminator="type")], ...]
 )
@@ -131,22 +137,68 @@ def to_json(value: object) -> str:
 def encode_request(request: LLMRequest) -> bytes:
     """Return what the caller wrote, without what it left unsaid; it reads back as an equal request."""
     fields = vars(request)
-    unsaid = {name for name, usual in _UNSAID.items() if fields[name] is usual or fields[name] == usual}
-    return to_json({"v": VERSION, "request": request.model_dump(mode="json", exclude=unsaid)}).encode()
+    said = [name for name, usual in _UNSAID.items() if fields[name] is not usual and fields[name] != usual]
+    turns = _turns(request.messages) if _PLAIN.issuperset(said) else None
+    if turns is None:
+        body = request.model_dump(mode="json", include=set(said))
+        return to_json({"v": VERSION, "request": body}).encode()
+    body = {name: fields[name] for name in said}
+    alike = all(_is_written_alike(value) for name, value in body.items() if name != "messages")
+    return _to_json_bytes({"v": VERSION, "request": {**body, "messages": turns}}, alike=alike)
 
 
 def encode_response(response: LLMResponse) -> bytes:
     """Return the answer itself; provenance lives in the row's columns."""
-    return to_json(
-        {
-            "v": VERSION,
-            "parts": _PARTS.dump_python(response.parts, mode="json"),
-            "finish_reason": response.finish_reason.value,
-            "usage": response.original_usage.model_dump(),
-            "provider": response.provider.value,
-            "model": response.model,
-        }
-    ).encode()
+    texts, usage = _texts(response.parts), response.original_usage
+    counts = {"input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens}
+    body = {
+        "v": VERSION,
+        "parts": _PARTS.dump_python(response.parts, mode="json") if texts is None else texts,
+        "finish_reason": response.finish_reason.value,
+        "usage": counts,
+        "provider": response.provider.value,
+        "model": response.model,
+    }
+    return _to_json_bytes(body, alike=texts is not None and _is_written_alike(counts))
+
+
+def _to_json_bytes(body: dict[str, Any], *, alike: bool) -> bytes:
+    """Return `to_json`, by orjson in a tenth of the time where that writes the same."""
+    if alike:
+        with suppress(TypeError):  # a lone surrogate, an integer of more than 64 bits
+            data = orjson.dumps(body)
+            if data.isascii() and b"\x7f" not in data:
+                return data
+    return to_json(body).encode()
+
+
+def _is_written_alike(value: object) -> bool:
+    """Return whether orjson writes a value as the standard library does, but for characters that are escaped."""
+    if value is None or isinstance(value, str | int):
+        return True
+    if isinstance(value, float):
+        return value == 0 or _NO_EXPONENT[0] <= abs(value) < _NO_EXPONENT[1]
+    if isinstance(value, dict):
+        return all(map(_is_written_alike, value.values()))
+    return isinstance(value, list | tuple) and all(map(_is_written_alike, value))
+
+
+def _turns(messages: Sequence[Message]) -> list[JsonValue] | None:
+    """Return messages of texts alone as pydantic would dump them, in a third of its time; None for others."""
+    turns: list[JsonValue] = []
+    for message in messages:
+        content = _texts(message.content)
+        if content is None:
+            return None
+        turns.append({"role": message.role, "content": content})
+    return turns
+
+
+def _texts(parts: Sequence[Part]) -> list[JsonValue] | None:
+    """Likewise of the parts of one message."""
+    if any(type(part) is not TextPart for part in parts):
+        return None
+    return [{"type": "text", "text": part.text} for part in parts if isinstance(part, TextPart)]
 
 
 def decode_response(

@@ -187,21 +187,30 @@ def _insert(
     claims: bool = True,
     final: bool = False,
 ) -> Step:
-    first = run.route.kept[0] if run.route.kept else None
+    slots = {"idem_slot": run.idempotency_key, "flight_slot": run.flight_slot}
     return Step(
         sql.INSERT_RUN,
-        sql.bound(
-            id=run.run_id, workspace_id=run.workspace_id, pipeline_run_id=run.pipeline_run_id, stage=run.stage,
-            idempotency_key=run.idempotency_key, idem_slot=run.idempotency_key if claims else None, flight_slot=run.flight_slot if claims else None,
-            prompt_sha256=run.prompt_sha256, request_sha256=run.request_sha256,
-            candidate_sha256=first.identity if first else None, fingerprint_version=FINGERPRINT_VERSION,
-            profile=run.profile.value, provider=first.provider.value if first else None,
-            model=first.model if first else None, cache_mode=run.cache_mode.value, execution=execution,
-            supersedes=supersedes, owner=rules.owner, sends_noted=1 if first else 0,
-            route=run.route.route.as_json, needs=run.route.needs.model_dump_json(),
-            metadata=to_json(dict(run.metadata)), lease_s=run.lease_s,
-        ),
+        {
+            **_run_values(run, rules),
+            **sql.bound(
+                **(slots if claims else dict.fromkeys(slots)), supersedes=supersedes, execution=execution
+            ),
+        },
         final=final,
+    )
+
+
+def _run_values(run: NewRun, rules: ClaimRules) -> dict[str, Any]:
+    first = run.route.kept[0] if run.route.kept else None
+    return sql.bound(
+        id=run.run_id, workspace_id=run.workspace_id, pipeline_run_id=run.pipeline_run_id, stage=run.stage,
+        idempotency_key=run.idempotency_key, prompt_sha256=run.prompt_sha256, request_sha256=run.request_sha256,
+        candidate_sha256=first.identity if first else None, fingerprint_version=FINGERPRINT_VERSION,
+        profile=run.profile.value, provider=first.provider.value if first else None,
+        model=first.model if first else None, cache_mode=run.cache_mode.value, execution=1, supersedes=None,
+        owner=rules.owner, sends_noted=1 if first else 0,
+        route=run.route.route.as_json, needs=run.route.needs.model_dump_json(),
+        metadata=to_json(dict(run.metadata)), lease_s=run.lease_s,
     )  # fmt: skip
 
 
@@ -219,6 +228,19 @@ def _after_insert(
     yield Step(sql.TOUCH_PAYLOADS, sql.bound(workspace_id=run.workspace_id, source_run_id=answer.run_id))
     yield Step(sql.TURN_INTO_HIT, _hit_values(run, rules, answer))
     return Hit(run_id=run.run_id, answer=answer)
+
+
+def record_hits(hits: Sequence[tuple[NewRun, StoredAnswer]], rules: ClaimRules) -> Steps[None]:
+    """Write the rows of hits without a key: they claim nothing, so each is one row, finished from the start."""
+    sources = sorted({(run.workspace_id, answer.run_id) for run, answer in hits})
+    # the texts first, as above
+    yield Step(
+        sql.TOUCH_PAYLOADS,
+        [sql.bound(workspace_id=workspace, source_run_id=source) for workspace, source in sources],
+    )
+    yield Step(
+        sql.INSERT_HIT, [_run_values(run, rules) | _hit_values(run, rules, answer) for run, answer in hits]
+    )
 
 
 def _hit_values(run: NewRun, rules: ClaimRules, answer: StoredAnswer) -> dict[str, Any]:

@@ -58,7 +58,7 @@ class LedgerRunRepo:
 
     async def record_hit(self, run: NewRun, answer: StoredAnswer) -> None:
         """Write the row of a hit without a key."""
-        await self._transact(lambda: ledger.claim(run, self.rules, answer))
+        await self._transact(lambda: ledger.record_hits([(run, answer)], self.rules))
 
     async def record_failed(self, run: NewRun, error: LLMError) -> None:
         """Write a FAILED row for a run that never claimed."""

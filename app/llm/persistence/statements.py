@@ -52,31 +52,19 @@ _EXPIRY_OR_NEVER = sa.case((_bind("expires_s", sa.Float).is_(None), _NULL), else
 
 # -- claim
 
-INSERT_RUN = (
-    insert(runs)
-    .values(
-        **_bound(
-            runs,
-            *(
-                "id",
-                "workspace_id",
-                "pipeline_run_id",
-                "stage",
-                "idempotency_key",
-                "idem_slot",
-                "flight_slot",
-            ),
-            *("prompt_sha256", "request_sha256", "candidate_sha256", "fingerprint_version", "profile"),
-            *("provider", "model", "cache_mode", "execution", "supersedes", "owner", "sends_noted"),
-            *("route", "needs", "metadata"),
-        ),
-        status=STARTED,
-        created_at=db_now(),
-        lease_until=db_now(_bind("lease_s", sa.Float)),
-    )
-    .on_conflict_do_nothing()
-    .returning(runs.c.id)
-)
+_CLAIMED = {
+    **_bound(
+        runs,
+        *("id", "workspace_id", "pipeline_run_id", "stage", "idempotency_key", "idem_slot", "flight_slot"),
+        *("prompt_sha256", "request_sha256", "candidate_sha256", "fingerprint_version", "profile"),
+        *("provider", "model", "cache_mode", "execution", "supersedes", "owner", "sends_noted"),
+        *("route", "needs", "metadata"),
+    ),
+    "status": _literal(STARTED),
+    "created_at": db_now(),
+    "lease_until": db_now(_bind("lease_s", sa.Float)),
+}
+INSERT_RUN = insert(runs).values(_CLAIMED).on_conflict_do_nothing().returning(runs.c.id)
 
 _ANSWER = (
     runs.c.id,
@@ -154,25 +142,20 @@ def _of_source(name: str) -> sa.ScalarSelect[Any]:
     return sa.select(_source.c[name]).where(_source.c.id == _bind("source_run_id")).scalar_subquery()
 
 
-TURN_INTO_HIT = (
-    sa.update(runs)
-    .values(
-        **_bound(runs, "provider", "model", "candidate_sha256", "finish_reason", "source_run_id"),
-        **_bound(runs, "saved_input_tokens", "saved_output_tokens"),
-        status=SUCCEEDED,
-        input_tokens=0,
-        output_tokens=0,
-        total_tokens=0,
-        cost_usd=0,
-        sends_noted=0,
-        flight_slot=_NULL,
-        finished_at=db_now(),
-        expires_at=_EXPIRY_OR_NEVER,
-        request_payload=_of_source("request_payload"),
-        response_payload=_of_source("response_payload"),
-    )
-    .where(_IS_OURS, _IS_LIVE)
-)
+_ANSWERED = {
+    **_bound(runs, "provider", "model", "candidate_sha256", "finish_reason", "source_run_id"),
+    **_bound(runs, "saved_input_tokens", "saved_output_tokens"),
+    "status": _literal(SUCCEEDED),
+    **dict.fromkeys(("input_tokens", "output_tokens", "total_tokens", "cost_usd"), sa.literal_column("0")),
+    "sends_noted": sa.literal_column("0"),
+    "flight_slot": _NULL,
+    "finished_at": db_now(),
+    "expires_at": _EXPIRY_OR_NEVER,
+    "request_payload": _of_source("request_payload"),
+    "response_payload": _of_source("response_payload"),
+}
+TURN_INTO_HIT = sa.update(runs).values(_ANSWERED).where(_IS_OURS, _IS_LIVE)
+INSERT_HIT = insert(runs).values({**_CLAIMED, **_ANSWERED, "idem_slot": _NULL}).on_conflict_do_nothing()
 TOUCH_PAYLOADS = (
     sa.update(payloads)
     .values(last_ref_at=db_now())

@@ -1,6 +1,7 @@
 """Answers at hand: never another tenant's, never another request's, never one that has had its time."""
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -226,14 +227,27 @@ async def test_a_joined_call_leaves_nothing_in_memory(db_url: str, engine: Any):
 
 
 async def test_more_hits_than_may_wait_are_written_at_once(db_url: str, monkeypatch: pytest.MonkeyPatch):
-    from app.llm.persistence import autonomous
+    from app.llm.persistence import behind
 
-    monkeypatch.setattr(autonomous, "MAX_BACKGROUND", 3)
+    monkeypatch.setattr(behind, "MAX_HITS", 3)
     async with rig(db_url, cache_enabled=True) as rigged:
         await rigged.llm.chat(request())
         await asyncio.gather(*(rigged.llm.chat(request()) for _ in range(10)))
-        assert len(rigged.repo._behind) <= 3
+        assert rigged.repo._behind._unwritten <= 3
         await rigged.llm.drain()
         outside = Outside(db_url)
         assert len(await outside.runs(status="SUCCEEDED")) == 11
+        await outside.close()
+
+
+async def test_a_hit_that_cannot_be_written_takes_no_other_with_it(db_url: str):
+    async with rig(db_url, cache_enabled=True) as rigged:
+        source = await rigged.llm.chat(request())
+        known = replace(answer(), run_id=source.run_id)
+        good, bad = new_run(), new_run(stage=object())
+        for run in (good, bad):
+            await rigged.repo.record_hit(run, known)
+        await rigged.llm.drain()
+        outside = Outside(db_url)
+        assert {row["id"] for row in await outside.runs()} == {source.run_id, good.run_id}
         await outside.close()
