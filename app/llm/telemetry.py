@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, Protocol
 
-from app.core.logging import get_logger
+from app.core.logging import get_logger, is_shown
 from app.llm.errors import (
     LLMCancelled,
     LLMContractError,
@@ -93,7 +93,7 @@ class Telemetry:
 
     def event(self, name: str, *, level: str = "info", **fields: object) -> None:
         """Write one event, if the host wants its level; strings are redacted, None is left out."""
-        if not self._shows(level):
+        if not is_shown(_LEVELS[level]):
             return
         told = {
             field: self._clean(value) if isinstance(value, str) and field not in _OWN_WORDS else value
@@ -104,10 +104,6 @@ class Telemetry:
 
     def _clean(self, text: str) -> str:
         return self._redact_name(text) if len(text) <= NAME_CHARS else self.redact(text)
-
-    def _shows(self, level: str) -> bool:
-        shown: bool = self._log.isEnabledFor(_LEVELS[level])
-        return shown
 
     def lane_unfit(self, reason: str) -> None:
         """The installed LiteLLM has no dialect lane; calls go through `litellm.acompletion`."""
@@ -139,7 +135,7 @@ class Telemetry:
             self.metrics.add(SERVED, 1, {"from": facts["served_from"]})
         self.metrics.observe(CALL_LATENCY_MS, latency_ms, labels)
         level = "warning" if status == "FAILED" else "info"
-        if not self._shows(level):
+        if not is_shown(_LEVELS[level]):
             return
         if self._log_content:
             facts["prompt"] = request.messages[-1].text
