@@ -10,6 +10,8 @@ import orjson
 
 NAME = "signalbox"
 
+_host = logging.getLogger(NAME)
+
 
 def get_logger() -> Any:
     """Return a structlog logger that writes one line of JSON an event to the logger `signalbox`.
@@ -27,14 +29,11 @@ def get_logger() -> Any:
 
 def is_shown(level: int) -> bool:
     """Return whether the host wants events of this level of `logging`."""
-    return logging.getLogger(NAME).isEnabledFor(level)
+    return _host.isEnabledFor(level)
 
 
 class _HostLogger:
     """Hands lines to the logger of the host; looks for no caller, who is always this file."""
-
-    def __init__(self) -> None:
-        self._logger = logging.getLogger(NAME)
 
     def info(self, line: str) -> None:
         self._write(logging.INFO, line)
@@ -46,8 +45,8 @@ class _HostLogger:
         self._write(logging.ERROR, line)
 
     def _write(self, level: int, line: str) -> None:
-        if self._logger.isEnabledFor(level):
-            self._logger.handle(self._logger.makeRecord(NAME, level, __file__, 0, line, (), None))
+        if _host.isEnabledFor(level):
+            _host.handle(_host.makeRecord(NAME, level, __file__, 0, line, (), None))
 
 
 def _line(_logger: Any, level: str, event: MutableMapping[str, Any]) -> str:

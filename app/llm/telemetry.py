@@ -93,8 +93,10 @@ class Telemetry:
 
     def event(self, name: str, *, level: str = "info", **fields: object) -> None:
         """Write one event, if the host wants its level; strings are redacted, None is left out."""
-        if not is_shown(_LEVELS[level]):
-            return
+        if is_shown(_LEVELS[level]):
+            self._tell(name, level, fields)
+
+    def _tell(self, name: str, level: str, fields: Mapping[str, object]) -> None:
         told = {
             field: self._clean(value) if isinstance(value, str) and field not in _OWN_WORDS else value
             for field, value in fields.items()
@@ -128,7 +130,7 @@ class Telemetry:
         self.metrics.add(IN_FLIGHT, -1, {})
         facts = _facts(outcome)
         status = facts["status"]
-        labels: dict[str, str] = {name: facts[name] for name in ("provider", "model") if name in facts}
+        labels = {name: facts[name] for name in ("provider", "model") if name in facts}
         labels["profile"] = profile.value
         self.metrics.add(CALLS, 1, {**labels, "status": status})
         if "served_from" in facts:
@@ -140,12 +142,8 @@ class Telemetry:
         if self._log_content:
             facts["prompt"] = request.messages[-1].text
             facts["answer"] = outcome.text if isinstance(outcome, LLMResponse) else ""
-        self.event(
-            EVENT_CALL,
-            level=level,
-            latency_ms=round(latency_ms, 2),
-            **{"llm_run_id": run_id, "workspace_id": workspace_id, "stage": stage, **labels, **facts},
-        )
+        said = {"llm_run_id": run_id, "workspace_id": workspace_id, "stage": stage, **labels, **facts}
+        self._tell(EVENT_CALL, level, {"latency_ms": round(latency_ms, 2), **said})
 
     def waited(self, waited_ms: float, *, provider: str) -> None:
         """A send got its slot."""
