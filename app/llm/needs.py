@@ -23,10 +23,12 @@ Source: https://ai.google.dev/gemini-api/docs/tokens."""
 DEFAULT_OUTPUT_TOKENS = 1_024
 """Room that is kept for an answer whose request names no `max_output_tokens`."""
 
+_PROVIDERS = tuple(LLMProvider)
+
 
 def needs_by_provider(request: LLMRequest) -> Mapping[LLMProvider, Needs]:
     """Return what the request demands of the candidates of each provider, by its variants."""
-    needs = dict.fromkeys(LLMProvider, needs_of(request))
+    needs = dict.fromkeys(_PROVIDERS, needs_of(request))
     for provider in request.variants:
         needs[provider] = needs_of(request.as_sent_to(provider))
     return needs

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, Protocol
 
-from app.core.logging import get_logger
+from app.core.logging import get_logger, is_shown
 from app.llm.errors import (
     LLMCancelled,
     LLMContractError,
@@ -96,8 +96,10 @@ class Telemetry:
 
     def event(self, name: str, *, level: str = "info", **fields: object) -> None:
         """Write one event, if the host wants its level; strings are redacted, None is left out."""
-        if not self._shows(level):
-            return
+        if is_shown(_LEVELS[level]):
+            self._tell(name, level, fields)
+
+    def _tell(self, name: str, level: str, fields: Mapping[str, object]) -> None:
         told = {
             field: self._clean(value) if isinstance(value, str) and field not in _OWN_WORDS else value
             for field, value in fields.items()
@@ -107,10 +109,6 @@ class Telemetry:
 
     def _clean(self, text: str) -> str:
         return self._redact_name(text) if len(text) <= NAME_CHARS else self.redact(text)
-
-    def _shows(self, level: str) -> bool:
-        shown: bool = self._log.isEnabledFor(_LEVELS[level])
-        return shown
 
     def lane_unfit(self, reason: str) -> None:
         """The installed LiteLLM has no dialect lane; calls go through `litellm.acompletion`."""
@@ -135,24 +133,20 @@ class Telemetry:
         self.metrics.add(IN_FLIGHT, -1, {})
         facts = _facts(outcome)
         status = facts["status"]
-        labels: dict[str, str] = {name: facts[name] for name in ("provider", "model") if name in facts}
+        labels = {name: facts[name] for name in ("provider", "model") if name in facts}
         labels["profile"] = profile.value
         self.metrics.add(CALLS, 1, {**labels, "status": status})
         if "served_from" in facts:
             self.metrics.add(SERVED, 1, {"from": facts["served_from"]})
         self.metrics.observe(CALL_LATENCY_MS, latency_ms, labels)
         level = "warning" if status == "FAILED" else "info"
-        if not self._shows(level):
+        if not is_shown(_LEVELS[level]):
             return
         if self._log_content:
             facts["prompt"] = request.messages[-1].text
             facts["answer"] = outcome.text if isinstance(outcome, LLMResponse) else ""
-        self.event(
-            EVENT_CALL,
-            level=level,
-            latency_ms=round(latency_ms, 2),
-            **{"llm_run_id": run_id, "workspace_id": workspace_id, "stage": stage, **labels, **facts},
-        )
+        said = {"llm_run_id": run_id, "workspace_id": workspace_id, "stage": stage, **labels, **facts}
+        self._tell(EVENT_CALL, level, {"latency_ms": round(latency_ms, 2), **said})
 
     def waited(self, waited_ms: float, *, provider: str) -> None:
         """A send got its slot."""

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Literal, Self
@@ -33,6 +33,7 @@ MAX_METADATA_BYTES = 4096
 MAX_KEY_CHARS = 255
 # A model's name becomes part of a URL; LiteLLM asks OLLAMA_API_BASE, or localhost, about one that starts like its own.
 _NAME = r"^[a-z][a-z0-9_]*:[^\s:/?#@%\\][^\s?#@%\\]*$"
+_ascii_json = json.JSONEncoder(allow_nan=False).encode
 _NO_NAME = re.compile(r"\.\.|//|/\.?(?:/|$)|^ollama:ollama(?:_chat)?/")
 
 
@@ -134,7 +135,7 @@ class LLMRequest(Frozen):
     @classmethod
     def _metadata_is_small(cls, value: dict[str, JsonValue]) -> dict[str, JsonValue]:
         try:
-            size = len(json.dumps(value, allow_nan=False).encode())
+            size = len(_ascii_json(value))
         except ValueError as error:
             raise ValueError(f"metadata must be JSON: {error}") from None
         if size > MAX_METADATA_BYTES:
@@ -143,7 +144,7 @@ class LLMRequest(Frozen):
 
     @model_validator(mode="after")
     def _text_can_be_sent(self) -> Self:
-        if any(_has_lone_surrogate(getattr(self, said)) for said in self.model_fields_set):
+        if _has_lone_surrogate(map(vars(self).__getitem__, self.model_fields_set)):
             raise ValueError(
                 "a text holds half of a surrogate pair, which no provider can be sent: "
                 "decode it with errors='replace'"
@@ -199,18 +200,27 @@ def printable(value: str, what: str) -> str:
 
 
 _WITHOUT_TEXT = frozenset({type(None), bool, int, float, bytes})
+_SEQUENCES = (tuple, list)
 
 
-def _has_lone_surrogate(value: object) -> bool:
-    if type(value) in _WITHOUT_TEXT:
-        return False
-    if isinstance(value, str):
-        return not value.isascii() and not _is_unicode(value)
-    if isinstance(value, tuple | list):
-        return any(map(_has_lone_surrogate, value))
+def _has_lone_surrogate(held: Iterable[object]) -> bool:
+    """Return whether a text among these values, or within them, cannot be written as UTF-8."""
+    values = list(held)
+    for value in values:  # grows on the way, by what each value holds
+        if isinstance(value, str):
+            if not value.isascii() and not _is_unicode(value):
+                return True
+        elif isinstance(value, _SEQUENCES):
+            values += value
+        elif type(value) not in _WITHOUT_TEXT:
+            values += _inside(value)
+    return False
+
+
+def _inside(value: object) -> Iterable[object]:
     if isinstance(value, BaseModel):
-        return any(map(_has_lone_surrogate, vars(value).values()))
-    return isinstance(value, Mapping) and any(map(_has_lone_surrogate, (*value, *value.values())))
+        return vars(value).values()
+    return (*value, *value.values()) if isinstance(value, Mapping) else ()
 
 
 def _is_unicode(text: str) -> bool:
