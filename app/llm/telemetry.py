@@ -133,7 +133,7 @@ class Telemetry:
         self.metrics.add(IN_FLIGHT, -1, {})
         facts = _facts(outcome)
         status = facts["status"]
-        labels = {name: facts[name] for name in ("provider", "model") if name in facts}
+        labels: dict[str, str] = {name: facts[name] for name in ("provider", "model") if name in facts}
         labels["profile"] = profile.value
         self.metrics.add(CALLS, 1, {**labels, "status": status})
         if "served_from" in facts:

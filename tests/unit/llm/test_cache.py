@@ -374,7 +374,7 @@ async def test_a_hit_is_served_and_recorded_while_a_flight_is_in_the_air(
 async def test_a_hit_row_that_cannot_be_written_does_not_cost_the_answer(sqlite_url: str, caplog: Any):
     async with rig(sqlite_url, cache_enabled=True) as rigged:
         first = await rigged.llm.chat(request())
-        rigged.ledger.away_for = {"claim"}
+        rigged.ledger.away_for = {"record_hits"}
         second = await rigged.llm.chat(request())
         await rigged.llm.drain()
         assert second.text == first.text
