@@ -130,7 +130,7 @@ class Telemetry:
         self.metrics.add(IN_FLIGHT, -1, {})
         facts = _facts(outcome)
         status = facts["status"]
-        labels = {name: facts[name] for name in ("provider", "model") if name in facts}
+        labels: dict[str, str] = {name: facts[name] for name in ("provider", "model") if name in facts}
         labels["profile"] = profile.value
         self.metrics.add(CALLS, 1, {**labels, "status": status})
         if "served_from" in facts:
@@ -142,8 +142,8 @@ class Telemetry:
         if self._log_content:
             facts["prompt"] = request.messages[-1].text
             facts["answer"] = outcome.text if isinstance(outcome, LLMResponse) else ""
-        said = {"llm_run_id": run_id, "workspace_id": workspace_id, "stage": stage, **labels, **facts}
-        self._tell(EVENT_CALL, level, {"latency_ms": round(latency_ms, 2), **said})
+        whose: dict[str, object] = {"llm_run_id": run_id, "workspace_id": workspace_id, "stage": stage}
+        self._tell(EVENT_CALL, level, {"latency_ms": round(latency_ms, 2), **whose, **labels, **facts})
 
     def waited(self, waited_ms: float, *, provider: str) -> None:
         """A send got its slot."""
