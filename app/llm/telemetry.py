@@ -145,8 +145,8 @@ class Telemetry:
         if self._log_content:
             facts["prompt"] = request.messages[-1].text
             facts["answer"] = outcome.text if isinstance(outcome, LLMResponse) else ""
-        said = {"llm_run_id": run_id, "workspace_id": workspace_id, "stage": stage, **labels, **facts}
-        self._tell(EVENT_CALL, level, {"latency_ms": round(latency_ms, 2), **said})
+        whose: dict[str, object] = {"llm_run_id": run_id, "workspace_id": workspace_id, "stage": stage}
+        self._tell(EVENT_CALL, level, {"latency_ms": round(latency_ms, 2), **whose, **labels, **facts})
 
     def waited(self, waited_ms: float, *, provider: str) -> None:
         """A send got its slot."""

@@ -6,9 +6,11 @@ profile of one provider and hands them over in our terms; the router then picks 
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any, Never
 
+import orjson
 from pydantic_ai.exceptions import UserError
 from pydantic_ai.messages import ModelMessage
 from pydantic_ai.models import Model, ModelRequestParameters
@@ -55,6 +57,9 @@ _PROFILES: Mapping[LLMProvider, ModelProfile] = {
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_-]")
 _NAME_CHARS = 64
 
+_MAX_PREPARED = 128
+_MAX_PREPARED_BYTES = 65_536  # of one agent's parameters; longer ones are prepared anew each time
+
 _HOLDS_IF_ANY = frozenset(
     {"native_output_requires_schema_in_instructions", "may_tokenize_special_tokens_in_content"}
 )
@@ -73,6 +78,7 @@ class Lane(Model[Any]):
         self._can_force = all(can.supports_forced_tool_choice for can in caps)
         window = min(can.max_context_tokens for can in caps)
         own = ModelProfile(supports_forced_tool_choice=self._can_force, context_window=window)
+        self._prepared: dict[bytes, ModelRequestParameters] = {}
         super().__init__(profile=merge_profile(_EVERY_LANE, _PROFILES[provider], own))
 
     @property
@@ -118,7 +124,7 @@ class Lane(Model[Any]):
             UserError: The agent asks for something that no lane can put (a part, an output mode, a native tool).
         """
         history = self.prepare_messages(messages, params)
-        _, prepared = self.prepare_request(settings, params)
+        prepared = self._prepared_once(settings, params)
         instructions = self._get_instruction_parts(history, prepared) or []
         tools, choice = self._tools(settings, prepared)
         strict = {tool.name: tool.strict for tool in params.tool_defs.values()}
@@ -130,6 +136,21 @@ class Lane(Model[Any]):
             tool_choice=choice,
             response_format=None if tools else _format(prepared, params),
         )
+
+    def _prepared_once(
+        self, settings: ModelSettings, params: ModelRequestParameters
+    ) -> ModelRequestParameters:
+        """Return the prepared parameters, which nobody may change; an agent asks with equal ones again and again."""
+        key = _key(settings, params)
+        found = self._prepared.get(key)
+        if found is None:
+            # Of a copy where it is kept: what is kept shares nothing with the agent.
+            _, found = self.prepare_request(settings, deepcopy(params) if key else params)
+            if len(self._prepared) >= _MAX_PREPARED:
+                self._prepared.clear()
+            if key:
+                self._prepared[key] = found
+        return found
 
     def _tools(
         self, settings: ModelSettings, prepared: ModelRequestParameters
@@ -170,6 +191,21 @@ def _met(name: str, values: list[Any]) -> Any:
     if all(isinstance(value, bool) for value in values):
         return all(values)
     return values[0] if all(value == values[0] for value in values) else None
+
+
+def _key(settings: ModelSettings, params: ModelRequestParameters) -> bytes:
+    """Return what equal parameters share; empty if they are not to be remembered."""
+    try:
+        key = orjson.dumps([settings, params], default=_listed)
+    except TypeError:  # something in them is no plain data
+        return b""
+    return key if len(key) <= _MAX_PREPARED_BYTES else b""
+
+
+def _listed(value: object) -> list[Any]:
+    if not isinstance(value, set | frozenset):
+        raise TypeError(f"{type(value).__name__} is no plain data")
+    return sorted(value)
 
 
 def _spec(tool: ToolDefinition, strict: bool | None) -> ToolSpec:  # noqa: FBT001  # as it is written

@@ -102,6 +102,7 @@ class PydanticAiLiteLLMModel(Model[Any]):
             "cache": CacheMode.USE if cache is None else CacheMode(cache),
         }
         self._warned: set[str] = set()
+        self._lanes_of: tuple[tuple[Candidate, ...], list[Lane]] = ((), [])
 
     @property
     def model_name(self) -> str:
@@ -116,7 +117,7 @@ class PydanticAiLiteLLMModel(Model[Any]):
     @cached_property
     def profile(self) -> ModelProfile:
         """What holds for every provider that may answer."""
-        return meet(_lanes(self._candidates(self._defaults)))
+        return meet(self._lanes(self._candidates(self._defaults)))
 
     def prepare_request(
         self, model_settings: ModelSettings | None, model_request_parameters: ModelRequestParameters
@@ -215,7 +216,7 @@ class PydanticAiLiteLLMModel(Model[Any]):
             fields["idempotency_key"] = step_key(key, run, name=self._name)
         try:
             renderings = {
-                lane.provider_id: lane.render(messages, settings, params) for lane in _lanes(candidates)
+                lane.provider_id: lane.render(messages, settings, params) for lane in self._lanes(candidates)
             }
             usual = next(iter(renderings.values()))
             variants = {provider: other for provider, other in renderings.items() if other != usual}
@@ -239,13 +240,16 @@ class PydanticAiLiteLLMModel(Model[Any]):
             raise LLMNoCandidate(f"profile {profile} lists no candidate: set LLM_PROFILE_{profile.upper()}")
         return found
 
-
-def _lanes(candidates: tuple[Candidate, ...]) -> list[Lane]:
-    """Return one lane per provider, in the order in which the providers are listed."""
-    by_provider: dict[LLMProvider, list[Candidate]] = {}
-    for candidate in candidates:
-        by_provider.setdefault(candidate.provider, []).append(candidate)
-    return [Lane(provider, listed) for provider, listed in by_provider.items()]
+    def _lanes(self, candidates: tuple[Candidate, ...]) -> list[Lane]:
+        """Return one lane per provider, in the order in which the providers are listed; those of last time, if equal."""
+        known, lanes = self._lanes_of
+        if known != candidates:
+            by_provider: dict[LLMProvider, list[Candidate]] = {}
+            for candidate in candidates:
+                by_provider.setdefault(candidate.provider, []).append(candidate)
+            lanes = [Lane(provider, listed) for provider, listed in by_provider.items()]
+            self._lanes_of = candidates, lanes
+        return lanes
 
 
 def _preferring(answered: str | None, fields: dict[str, Any]) -> dict[str, Any]:
