@@ -55,6 +55,7 @@ class Child:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
+                bufsize=0,  # nothing may wait in here: a child that is dead would be written to again
                 start_new_session=True,  # Ctrl-C ends the runner, which ends its children
             )
 

@@ -5,7 +5,6 @@ from tests.sabotage.patch import Break
 _HERE = "app/llm/persistence/"
 LANES, BATCH, WIRE = (_HERE + f"postgres{name}.py" for name in ("", "_batch", "_wire"))
 POSTGRES = "tests/unit/llm/persistence/test_postgres.py::test_"
-CLAIMS = "tests/conformance/test_claims.py::test_"
 FINISHES = "tests/conformance/test_finishes.py::test_"
 
 POSTGRES_BREAKS = (
@@ -23,7 +22,7 @@ POSTGRES_BREAKS = (
         BATCH,
         "not course.ended and not course.query.writes",
         "not course.ended",
-        (CLAIMS + "of_many_who_find_a_dead_owner_one_takes_over[postgres]",),
+        (POSTGRES + "a_dead_owners_key_that_several_find_at_once_has_one_heir_who_names_it",),
     ),
     Break(
         "batch-is-acknowledged-before-its-commit",

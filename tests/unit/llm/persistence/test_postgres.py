@@ -175,6 +175,22 @@ async def test_two_of_one_flight_that_come_together_are_both_served_from_the_cac
     assert [type(each) for each in told] == [Hit] * 3
 
 
+async def test_a_dead_owners_key_that_several_find_at_once_has_one_heir_who_names_it(
+    executor: PostgresExecutor, pg_url: str, outside: Outside
+):
+    """I1, I7: whoever takes a key over does it in a transaction of its own; a claim between its two steps is none."""
+    rules = rules_of(settings_for(pg_url), "me")
+    for number in range(12):
+        run = new_run(request(idempotency_key=f"k{number}"))
+        await executor.transaction(lambda run=run: ledger.claim(run, rules))
+        await outside.end_lease(run.run_id)
+        told = await asyncio.gather(
+            *(executor.transaction(lambda run=run: ledger.claim(again(run), rules)) for _ in range(8))
+        )
+        heirs = [(each.execution, each.supersedes) for each in told if isinstance(each, Won)]
+        assert heirs == [(2, run.run_id)]
+
+
 # -- commits
 
 
