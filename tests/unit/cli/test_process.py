@@ -74,14 +74,23 @@ def test_words_of_options_are_those_of_the_library() -> None:
     assert set(get_args(runs.Status)) == states
 
 
+def _heed_ctrl_c() -> None:
+    """A shell without job control lets its background jobs ignore Ctrl-C, and their children with them."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_is_130_and_the_run_is_settled(ollama: StubOllama) -> None:
     gate = ollama.hold()
     child = subprocess.Popen(
-        [*SIGNALBOX, "chat", "Hello"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()
+        [*SIGNALBOX, "chat", "Hello"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(),
+        preexec_fn=_heed_ctrl_c,  # noqa: PLW1509  # it sets one signal, no more
     )
-    ollama.wait_for_sends(1, timeout_s=50)
+    ollama.wait_for_sends(1, timeout_s=30)
     child.send_signal(signal.SIGINT)
-    out, err = child.communicate(timeout=50)
+    out, err = child.communicate(timeout=20)
     gate.release()
     assert (child.returncode, out, err) == (130, b"", b"")
     with sqlite3.connect("signalbox.db") as database:
