@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 
+from app.core.heap import settle_heap
+
 Call = Callable[[int], Awaitable[None]]
 """Makes the call of this number, which is never used twice; raises when the answer is not what it should be."""
 
@@ -154,9 +156,7 @@ def _timed_collections(collections_s: list[float]) -> Iterator[None]:
 
 def freeze() -> None:
     """Do what a long-lived entrypoint does after its warm-up; every child does it, whoever it measures."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(10_000, 20, 50)
+    settle_heap()
 
 
 def rss_mb() -> float:

@@ -45,6 +45,7 @@ def hit(
     """Return a cached answer as this run's: the row is this run's, the text is the other's."""
     return stored.model_copy(
         update={
+            "parts": unshared(stored.parts),
             "run_id": run.run_id,
             "served_from": ServedFrom.CACHE,
             "cost_usd": paid(attempts),
@@ -53,6 +54,11 @@ def hit(
             "latency_ms": latency_ms,
         }
     )
+
+
+def unshared(parts: Parts) -> Parts:
+    """Return parts that their receiver may change: stored answers stay at hand, and arguments are no frozen values."""
+    return tuple(part.model_copy(deep=True) if isinstance(part, ToolCallPart) else part for part in parts)
 
 
 def paid(attempts: Sequence[Attempt]) -> float | None:

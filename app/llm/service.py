@@ -320,7 +320,9 @@ class LLMService:
 
     def _as_replay(self, call: Call, stored: LLMResponse) -> LLMResponse:
         self._repo.count_replay(stored.run_id)
-        return stored.model_copy(update={"latency_ms": call.deadline.spent_ms()})
+        return stored.model_copy(
+            update={"parts": responses.unshared(stored.parts), "latency_ms": call.deadline.spent_ms()}
+        )
 
     def _success(
         self,

@@ -5,6 +5,7 @@ spoils another.
 """
 
 import asyncio
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeVar
@@ -42,6 +43,8 @@ class PostgresExecutor:
         self._places = asyncio.Semaphore(MAX_PATIENT)
         self._open: set[Operation] = set()
         self._closed = False
+        self._home: tuple[int, asyncio.AbstractEventLoop] | None = None
+        """Process and event loop of the connections."""
 
     @property
     def outstanding(self) -> int:
@@ -78,22 +81,31 @@ class PostgresExecutor:
     def _put(self, queue: _Queue, steps: Callable[[], Steps[T]], *, repeatable: bool) -> asyncio.Future[T]:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-        if self._closed:
-            future.set_exception(LLMLedgerUnavailable("the ledger's connections are closed already"))
+        if (reason := self._unusable(loop)) is not None:
+            future.set_exception(LLMLedgerUnavailable(reason))
             return future
         due_s = loop.time() + self._timeout_s + _GRACE_S
         operation = Operation(steps, future, due_s, repeatable=repeatable, on_end=self._open.discard)
         self._open.add(operation)
         queue.put_nowait(operation)
         if not self._lanes:
+            self._home = os.getpid(), loop
             self._lanes = [loop.create_task(self._lane(each)) for each in self._queues()]
         return future
+
+    def _unusable(self, loop: asyncio.AbstractEventLoop) -> str | None:
+        """Say why nothing can be done from here; None if it can."""
+        if self._closed:
+            return "the ledger's connections are closed already"
+        if self._home is not None and self._home != (os.getpid(), loop):
+            return "the ledger's connections belong to another event loop or process: build the service where it is used"
+        return None
 
     async def _lane(self, queue: _Queue) -> None:
         """Serve a queue on one connection, until it ends."""
         wire = self._wire(min(PATIENCE_S, self._timeout_s))
         try:
-            with suppress(*FAULTS):  # the first one who needs it will be told
+            with suppress(Exception):  # the first one who needs it will be told
                 await wire.connect()
             while gathered := await _gathered(queue):
                 operations = [operation for operation in gathered if not operation.taken_back()]

@@ -86,7 +86,7 @@ async def attempt(wire: Wire, operations: Sequence[Operation]) -> None:
         if _ends_connection(error):
             wire.drop()
         await wire.rollback()
-        if not wire.lost:
+        if not (wire.lost or isinstance(error, TimeoutError)):  # a commit may still end after its time is up
             _doubt(operations, in_doubt=False)
         raise
     except BaseException:

@@ -85,7 +85,7 @@ class SqliteWriter:
                 open_ = self._take(waiting, block=False)
             batch, waiting = waiting[:MAX_BATCH], waiting[MAX_BATCH:]
             if batch:
-                self._perform([each for each in batch if not each.future.cancelled()])
+                self._perform([each for each in batch if not each.future.done()])
                 self._settled(batch)
         if self._connection is not None:
             self._connection.close()
@@ -119,7 +119,8 @@ class SqliteWriter:
                     self._fail(operations[0], error)
                 else:
                     for each in operations:
-                        self._perform([each])
+                        if not each.future.done():  # nobody left meanwhile, or was told that it failed
+                            self._perform([each])
             return
 
     def _commit(self, operations: Sequence[Operation]) -> None:
@@ -149,7 +150,7 @@ class SqliteWriter:
         for each in operations:
             if each.give_up_at_s <= now_s:
                 self._fail(each, error)
-        return [each for each in operations if each.fault is None and not each.future.cancelled()]
+        return [each for each in operations if each.fault is None and not each.future.done()]
 
     def _fail(self, operation: Operation, error: Exception) -> None:
         """Note the fault in our words: the driver's error has frames behind it that hold prompts."""

@@ -7,9 +7,11 @@ import pytest
 
 from app.llm.cache import CacheRules, may_be_hit, slot_for
 from app.llm.errors import LLMLedgerUnavailable, LLMProviderError
+from app.llm.messages import ToolCallPart
+from app.llm.ports import ProviderReply
 from app.llm.settings import CacheMatch
 from app.llm.testing.client import ScriptedClient
-from app.llm.types import CacheMode, FinishReason, LLMCallContext, ServedFrom
+from app.llm.types import CacheMode, FinishReason, LLMCallContext, ServedFrom, TokenUsage
 from tests.support.ledger import Outside, new_run, request, response, route_of
 from tests.support.service import Watched, cut_off, limited, refused, rig, service
 
@@ -105,6 +107,20 @@ async def test_a_hit_that_cannot_own_its_key_is_not_returned(db_url: str):
         one.ledger.away_for.add("claim")
         with pytest.raises(LLMLedgerUnavailable):
             await one.llm.chat(KEYED)
+
+
+async def test_a_receiver_that_changes_its_answer_changes_nobody_elses(db_url: str):
+    """Answers stay at hand in memory, and the arguments of a tool call are no frozen values."""
+    call = ToolCallPart(id="x", name="look_up", arguments={"names": ["a"]})
+    client = ScriptedClient(
+        [ProviderReply(parts=(call,), finish_reason=FinishReason.TOOL_CALLS, usage=TokenUsage())]
+    )
+    async with service(db_url, client, cache_enabled=True) as llm:
+        await llm.chat(KEYED)
+        for asked in (KEYED, KEYED, request(), request()):
+            (served,) = (await llm.chat(asked)).tool_calls
+            assert served.arguments == {"names": ["a"]}
+            served.arguments["names"].append("b")
 
 
 async def test_keys_do_not_split_the_cache(sqlite_url: str):

@@ -398,6 +398,19 @@ async def test_what_was_begun_ends_though_its_caller_left_and_what_was_not_is_ta
     assert [row["sha256"] for row in await outside.payloads()] == ["begun"]
 
 
+def test_another_event_loop_is_refused_and_does_not_wait_for_ever(pg_url: str):
+    made = PostgresExecutor(pg_url, timeout_s=3)
+    with asyncio.Runner() as one, asyncio.Runner() as other:
+        one.run(_read_nothing(made))
+        with pytest.raises(LLMLedgerUnavailable, match="another event loop"):
+            other.run(_read_nothing(made))
+        one.run(made.close())
+
+
+async def _read_nothing(executor: PostgresExecutor) -> None:
+    await executor.read(get("nothing"))
+
+
 async def test_closing_waits_for_what_was_begun_and_refuses_what_comes_later(
     executor: PostgresExecutor, outside: Outside
 ):

@@ -144,6 +144,30 @@ async def test_a_commit_that_fails_is_the_fault_of_all_in_it(executor: SqliteExe
     assert seen(file) == []
 
 
+async def test_what_was_told_as_failed_before_it_began_is_not_done(executor: SqliteExecutor):
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow() -> Steps[None]:
+        begun.set()
+        go_on.wait(20)
+        yield NAMES
+
+    def put(name: str) -> Steps[None]:
+        yield Step(PUT, bound(name=name))
+
+    first: Any = executor.transaction(slow)
+    assert await asyncio.to_thread(begun.wait, 20)
+    second: Any = executor.transaction(lambda: put("late"))
+    await asyncio.sleep(0)  # handed over
+    second.set_exception(LLMLedgerBusy("the disk does not answer", retry_after_s=1.0))
+    go_on.set()
+    await first
+    with pytest.raises(LLMLedgerBusy):
+        await second
+    await executor.transaction(lambda: put("after"))
+    assert [row["sha256"] for row in (await executor.read(NAMES)).rows] == ["after"]
+
+
 async def test_a_caller_that_leaves_does_not_stop_what_it_began(executor: SqliteExecutor, file: Path):
     home, left = HomeLoop(), asyncio.Event()
 
