@@ -3,6 +3,7 @@
 import logging
 import os
 import threading
+import warnings
 from typing import Any
 
 from app.llm.candidates import Candidate
@@ -29,7 +30,11 @@ def load_litellm() -> Any:
         os.environ.pop("TIKTOKEN_CACHE_DIR", None)
         if tokenizers is not None:
             os.environ["TIKTOKEN_CACHE_DIR"] = tokenizers
-        litellm.ModelResponse()  # else its classes are finished within a call, perhaps without the filters of its warnings
+        with (
+            warnings.catch_warnings()
+        ):  # of its types; LiteLLM filters them itself, while its own filters last
+            warnings.simplefilter("ignore")
+            litellm.ModelResponse()  # else its classes are finished within a call
         _forget_caching(litellm)
         litellm.suppress_debug_info = True
         litellm.telemetry = False
