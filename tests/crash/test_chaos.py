@@ -147,8 +147,7 @@ class Chaos:
         noted = [row for row in abandoned if 0 < self._client.sent[row["id"]] <= row["sends_noted"]]
         assert noted == abandoned
         heirs = {row["supersedes"]: row for row in await self._outside.runs() if row["supersedes"]}
-        assert set(heirs) == {row["id"] for row in abandoned}
-        assert any(row["status"] == "SUCCEEDED" for row in heirs.values())
+        assert set(heirs) == {row["id"] for row in abandoned}  # how these ended is up to the weather
 
     async def _check_answers(self) -> None:
         """Whoever had an answer gets it again, from anybody."""
