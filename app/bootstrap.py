@@ -76,15 +76,19 @@ async def build_llm_service(
             )
         )
         stack.push_async_callback(service.close)
-        telemetry.event(
-            EVENT_READY,
-            candidates=", ".join(candidate.name for candidate in catalog.all if candidate.usable),
-            database=database_name(settings) if settings.persist_runs else "none",
-            lane=settings.litellm_lane.value,
-            cache="on" if settings.cache_enabled else "off",
-            payloads=_payloads(settings),
-        )
+        _tell_ready(settings, catalog, telemetry)
         yield service
+
+
+def _tell_ready(settings: LLMSettings, catalog: Catalog, telemetry: Telemetry) -> None:
+    telemetry.event(
+        EVENT_READY,
+        candidates=", ".join(candidate.name for candidate in catalog.all if candidate.usable),
+        database=database_name(settings) if settings.persist_runs else "none",
+        lane=settings.litellm_lane.value,
+        cache="on" if settings.cache_enabled else "off",
+        payloads=_payloads(settings),
+    )
 
 
 def _payloads(settings: LLMSettings) -> str:

@@ -61,13 +61,13 @@ def stale_files(root: Path) -> dict[Path, str]:
     return {path: text for path, text in wanted.items() if not path.is_file() or path.read_text() != text}
 
 
-def with_blocks(text: str) -> str:
-    """Return a README with its generated blocks renewed; one without markers stays as it is.
+def with_blocks(text: str, blocks: Mapping[str, Callable[[], str]] | None = None) -> str:
+    """Return a document with its generated blocks renewed, a README's by default; one without markers stays as it is.
 
     Raises:
         ValueError: A block is opened and not closed.
     """
-    for name, make in BLOCKS.items():
+    for name, make in (BLOCKS if blocks is None else blocks).items():
         begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
         if begin not in text:
             continue

@@ -1,9 +1,11 @@
 """A run as people read it: targets in the terminal, tables between markers in the documents. All from its JSON."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from app.docs import with_blocks
 from bench.blocks import BLOCKS
 from bench.records import Document
 from bench.tables import number
@@ -26,19 +28,8 @@ def stale_documents(document: Document) -> dict[Path, str]:
     Raises:
         ValueError: A document opens a block and does not close it.
     """
+    blocks = {name: partial(make, document) for name, make in BLOCKS.items()}
     wanted = {
-        ROOT / name: _renewed((ROOT / name).read_text(encoding="utf-8"), document) for name in DOCUMENTS
+        ROOT / name: with_blocks((ROOT / name).read_text(encoding="utf-8"), blocks) for name in DOCUMENTS
     }
     return {path: text for path, text in wanted.items() if text != path.read_text(encoding="utf-8")}
-
-
-def _renewed(text: str, document: Document) -> str:
-    for name, make in BLOCKS.items():
-        begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
-        if begin not in text:
-            continue
-        before, rest = text.split(begin, 1)
-        if end not in rest:
-            raise ValueError(f"{begin} has no {end}")
-        text = f"{before}{begin}\n{make(document)}\n{end}{rest.split(end, 1)[1]}"
-    return text
