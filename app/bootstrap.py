@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from app.core.clock import SystemClock
 from app.core.ids import new_id
-from app.core.logging import get_logger
 from app.llm.endpoints import payload_keys
 from app.llm.errors import LLMLedgerUnavailable, LLMSettingsError
 from app.llm.ports import ChatClient, LLMRunRepo
@@ -58,7 +57,6 @@ async def build_llm_service(
         metrics=metrics,
         redactor=Redactor(secrets=settings.secrets(), more=redact),
         log_content=settings.log_content,
-        log=get_logger(),
     )
     catalog = Catalog.from_settings(settings)
     async with AsyncExitStack() as stack:

@@ -4,9 +4,9 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Protocol
 
-from app.core.logging import get_logger, is_shown
+from app.core.logging import is_shown, write
 from app.llm.errors import (
     LLMCancelled,
     LLMContractError,
@@ -65,18 +65,6 @@ class Metrics(Protocol):
         ...
 
 
-class NoMetrics:
-    """Counts nothing."""
-
-    __slots__ = ()
-
-    def add(self, name: str, value: float, labels: Mapping[str, str]) -> None:
-        """Do nothing."""
-
-    def observe(self, name: str, value: float, labels: Mapping[str, str]) -> None:
-        """Do nothing."""
-
-
 class Telemetry:
     """What service, client and ledger call: one helper an occasion."""
 
@@ -86,26 +74,25 @@ class Telemetry:
         metrics: Metrics | None = None,
         redactor: Redactor | None = None,
         log_content: bool = False,
-        log: Any = None,  # structlog has no common type of logger
     ) -> None:
-        self.metrics = metrics or NoMetrics()
+        self._metrics = metrics
         self.redact: Callable[[str], str] = redactor or Redactor()
         self._redact_name = lru_cache(NAMES_REMEMBERED)(self.redact)
         self._log_content = log_content
-        self._log = log or get_logger()
 
     def event(self, name: str, *, level: str = "info", **fields: object) -> None:
         """Write one event, if the host wants its level; strings are redacted, None is left out."""
         if is_shown(_LEVELS[level]):
-            self._tell(name, level, fields)
+            self._tell(name, _LEVELS[level], fields)
 
-    def _tell(self, name: str, level: str, fields: Mapping[str, object]) -> None:
-        told = {
-            field: self._clean(value) if isinstance(value, str) and field not in _OWN_WORDS else value
-            for field, value in fields.items()
-            if value is not None
-        }
-        getattr(self._log, level)(name, **told)
+    def _tell(self, name: str, level: int, fields: Mapping[str, object]) -> None:
+        told: dict[str, object] = {"event": name}
+        for field, value in fields.items():
+            if isinstance(value, str) and field not in _OWN_WORDS:
+                told[field] = self._clean(value)
+            elif value is not None:
+                told[field] = value
+        write(level, told)
 
     def _clean(self, text: str) -> str:
         return self._redact_name(text) if len(text) <= NAME_CHARS else self.redact(text)
@@ -116,7 +103,8 @@ class Telemetry:
 
     def call_started(self) -> None:
         """A call came in."""
-        self.metrics.add(IN_FLIGHT, 1, {})
+        if self._metrics is not None:
+            self._metrics.add(IN_FLIGHT, 1, {})
 
     def call_ended(
         self,
@@ -130,37 +118,32 @@ class Telemetry:
         stage: str | None,
     ) -> None:
         """A call went out: with an answer, refused, failed, or cancelled."""
-        self.metrics.add(IN_FLIGHT, -1, {})
         facts = _facts(outcome)
-        status = facts["status"]
-        labels: dict[str, str] = {name: facts[name] for name in ("provider", "model") if name in facts}
-        labels["profile"] = profile.value
-        self.metrics.add(CALLS, 1, {**labels, "status": status})
-        if "served_from" in facts:
-            self.metrics.add(SERVED, 1, {"from": facts["served_from"]})
-        self.metrics.observe(CALL_LATENCY_MS, latency_ms, labels)
-        level = "warning" if status == "FAILED" else "info"
-        if not is_shown(_LEVELS[level]):
-            return
-        if self._log_content:
-            facts["prompt"] = request.messages[-1].text
-            facts["answer"] = outcome.text if isinstance(outcome, LLMResponse) else ""
-        whose: dict[str, object] = {"llm_run_id": run_id, "workspace_id": workspace_id, "stage": stage}
-        self._tell(EVENT_CALL, level, {"latency_ms": round(latency_ms, 2), **whose, **labels, **facts})
+        labels = {**facts, "profile": profile.value}
+        if self._metrics is not None:
+            _count_call(self._metrics, labels, latency_ms)
+        level = logging.WARNING if facts["status"] == "FAILED" else logging.INFO
+        if is_shown(level):
+            whose = {"llm_run_id": run_id, "workspace_id": workspace_id, "stage": stage}
+            said = {"latency_ms": round(latency_ms, 2), **whose, **labels}
+            if self._log_content:
+                said["prompt"] = request.messages[-1].text
+                said["answer"] = outcome.text if isinstance(outcome, LLMResponse) else ""
+            self._tell(EVENT_CALL, level, said)
 
     def waited(self, waited_ms: float, *, provider: str) -> None:
         """A send got its slot."""
-        self.metrics.observe(QUEUE_WAIT_MS, waited_ms, {"provider": provider})
+        if self._metrics is not None:
+            self._metrics.observe(QUEUE_WAIT_MS, waited_ms, {"provider": provider})
 
     def attempt_ended(self, attempt: Attempt, run: NewRun) -> None:
         """One send ended."""
         labels = {"provider": attempt.provider.value, "model": attempt.model}
-        failure = {"error_code": attempt.error_code} if attempt.error_code else {}
-        self.metrics.add(ATTEMPTS, 1, {**labels, "status": attempt.status, **failure})
-        for kind, count in (("input", attempt.usage.input_tokens), ("output", attempt.usage.output_tokens)):
-            if count:
-                self.metrics.add(TOKENS, count, {**labels, "kind": kind})
-        if failure:
+        if attempt.error_code:
+            labels["error_code"] = attempt.error_code
+        if self._metrics is not None:
+            _count_attempt(self._metrics, attempt, labels)
+        if attempt.error_code:
             self.event(
                 EVENT_ATTEMPT_FAILED,
                 level="warning",
@@ -173,16 +156,35 @@ class Telemetry:
                 http_status=attempt.http_status,
                 latency_ms=round(attempt.latency_ms, 2),
                 **labels,
-                **failure,
             )
 
     def retried(self, *, provider: str, model: str) -> None:
         """The same candidate is asked again."""
-        self.metrics.add(RETRIES, 1, {"provider": provider, "model": model})
+        if self._metrics is not None:
+            self._metrics.add(RETRIES, 1, {"provider": provider, "model": model})
 
     def fell_back(self, *, provider: str, model: str) -> None:
         """Another candidate is asked; the labels name the one that failed."""
-        self.metrics.add(FALLBACKS, 1, {"provider": provider, "model": model})
+        if self._metrics is not None:
+            self._metrics.add(FALLBACKS, 1, {"provider": provider, "model": model})
+
+
+def _count_call(metrics: Metrics, facts: Mapping[str, str], latency_ms: float) -> None:
+    labels = {name: facts[name] for name in ("provider", "model", "profile") if name in facts}
+    metrics.add(IN_FLIGHT, -1, {})
+    metrics.add(CALLS, 1, {**labels, "status": facts["status"]})
+    if "served_from" in facts:
+        metrics.add(SERVED, 1, {"from": facts["served_from"]})
+    metrics.observe(CALL_LATENCY_MS, latency_ms, labels)
+
+
+def _count_attempt(metrics: Metrics, attempt: Attempt, labels: Mapping[str, str]) -> None:
+    metrics.add(ATTEMPTS, 1, {**labels, "status": attempt.status})
+    usage = attempt.usage
+    for kind, count in (("input", usage.input_tokens), ("output", usage.output_tokens)):
+        if count:
+            tokens = {"provider": attempt.provider.value, "model": attempt.model, "kind": kind}
+            metrics.add(TOKENS, count, tokens)
 
 
 def _facts(outcome: LLMResponse | BaseException) -> dict[str, str]:

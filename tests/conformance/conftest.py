@@ -9,7 +9,6 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.bootstrap import connect
 from app.core.clock import SystemClock
-from app.core.logging import get_logger
 from app.db.engine import build_engine
 from app.llm.persistence.autonomous import AutonomousRunRepo
 from app.llm.persistence.memory import MemoryRunRepo
@@ -36,7 +35,7 @@ class Ledger:
     def repo(self, owner: str = "one", **values: Any) -> Any:
         """Return a repo of `owner` under these settings."""
         settings = settings_for(self.url, ledger_timeout_s=5, **values)
-        rules, telemetry = rules_of(settings, owner), Telemetry(log=get_logger())
+        rules, telemetry = rules_of(settings, owner), Telemetry()
         keep = settings.store_payloads is StorePayloads.FULL
         if self.binding == "joined":
             engine = build_engine(self.url, timeout_s=5)

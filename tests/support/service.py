@@ -11,7 +11,6 @@ from typing import Any
 from app.bootstrap import build_llm_service, connect, payload_codec
 from app.core.clock import SystemClock
 from app.core.ids import new_id
-from app.core.logging import get_logger
 from app.llm.candidates import Candidate
 from app.llm.errors import LLMLedgerUnavailable, LLMRateLimited, LLMTimeout, LLMUnavailable
 from app.llm.messages import TextPart
@@ -146,7 +145,7 @@ async def rig(
     settings = settings_for(db_url, **values)
     executor = connect(db_url, timeout_s=settings.ledger_timeout_s)
     faulty, client, clock = Faulty(executor), client or ScriptedClient(), clock or QuickClock()
-    telemetry = Telemetry(log=get_logger())
+    telemetry = Telemetry()
     keep = settings.store_payloads is StorePayloads.FULL
     rules = rules_of(settings, owner or f"test:{os.getpid()}:{new_id()[-12:]}")
     spool = settings.spool_dir or default_directory(db_url)

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 
 from app.core.clock import SystemClock
-from app.core.logging import get_logger
 from app.llm.breaker import THRESHOLD, Breaker
 from app.llm.errors import LLMAuth, LLMContextExceeded, LLMError, LLMFenced, LLMInternal, LLMTimeout
 from app.llm.persistence.memory import MemoryRunRepo
@@ -71,7 +70,7 @@ def _sends(
         policy=RetryPolicy(**{**rules, **policy}),
         attempt_cap_s=30.0,
         deadline=Deadline.after(clock, total_s),
-        telemetry=Telemetry(log=get_logger()),
+        telemetry=Telemetry(),
         breaker=Breaker(clock),
         jitter=lambda: 0.5,
         cached=cached or nothing,

@@ -11,7 +11,7 @@ import pytest
 from app.bootstrap import build_llm_service
 from app.llm import telemetry as names
 from app.llm.errors import LLMProviderError, LLMWorkspaceMissing
-from app.llm.telemetry import NoMetrics, Telemetry
+from app.llm.telemetry import Telemetry
 from app.llm.testing.client import ScriptedClient, text_reply
 from tests.support.ledger import GEMINI_KEY, Outside, request, settings_for
 from tests.support.service import limited, refused, service
@@ -168,19 +168,12 @@ async def test_a_ready_line_says_how_texts_are_kept(
 
 
 def test_an_event_leaves_out_what_is_unknown_and_redacts_the_rest(caplog: Any):
-    from app.core.logging import get_logger
 
-    Telemetry(log=get_logger()).event("x", level="warning", a=None, b="Bearer abcdefghijkl", c=3)
+    Telemetry().event("x", level="warning", a=None, b="Bearer abcdefghijkl", c=3)
     (event,) = _events(caplog, "x")
     assert "a" not in event
     assert event["b"] == "Bearer [redacted]"
     assert event["c"] == 3
-
-
-def test_metrics_are_optional():
-    NoMetrics().add("n", 1, {})
-    NoMetrics().observe("n", 1, {})
-    assert isinstance(Telemetry().metrics, NoMetrics)
 
 
 async def test_a_litellm_that_lacks_the_lane_is_a_warning_of_the_service(sqlite_url: str, caplog: Any):
