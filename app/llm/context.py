@@ -4,6 +4,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 from pydantic import JsonValue, ValidationError
 
@@ -14,6 +16,7 @@ _scope: ContextVar[LLMCallContext | None] = ContextVar("signalbox_call_scope", d
 
 RESERVED = ("workspace_id", "pipeline_run_id", "stage")
 """Names in `LLMRequest.metadata` that are context, not metadata."""
+NAMES_REMEMBERED = 1024
 
 
 @contextmanager
@@ -53,7 +56,13 @@ def resolve_context(
         LLMWorkspaceConflict: Two of them name different workspaces, pipeline runs, stages or keys.
         LLMInvalidRequest: A reserved name in the metadata holds something else than text.
     """
-    facts = _agreed({"context=": given, "the request": _of_request(request), "call_scope": _scope.get()})
+    facts = _agreed(
+        {
+            "context=": _said_by(given),
+            "the request": _said_in(request),
+            "call_scope": _said_by(_scope.get()),
+        }
+    )
     how = "put workspace_id into the request's metadata, pass context=LLMCallContext(workspace_id=...)"
     return ResolvedContext(
         workspace_id=_workspace(facts, default_workspace, how),
@@ -71,8 +80,7 @@ def workspace_of(named: str | None, *, default_workspace: str | None) -> str:
         LLMWorkspaceMissing: Neither they nor LLM_DEFAULT_WORKSPACE name a workspace.
         LLMWorkspaceConflict: They name two.
     """
-    argument = LLMCallContext.model_construct(workspace_id=named)  # a name that cannot be is nobody's
-    facts = _agreed({"workspace_id=": argument, "call_scope": _scope.get()})
+    facts = _agreed({"workspace_id=": {"workspace_id": named}, "call_scope": _said_by(_scope.get())})
     return _workspace(facts, default_workspace, "pass workspace_id=")
 
 
@@ -83,28 +91,42 @@ def _workspace(facts: Mapping[str, str], default: str | None, how: str) -> str:
     return workspace_id
 
 
-def _agreed(sources: Mapping[str, LLMCallContext | None]) -> dict[str, str]:
+def _agreed(sources: Mapping[str, Mapping[str, str | None]]) -> dict[str, str]:
     facts: dict[str, str] = {}
-    for context in sources.values():
-        for name, value in vars(context).items() if context is not None else ():
+    for said in sources.values():
+        for name, value in said.items():
             if value is not None and facts.setdefault(name, value) != value:
                 raise _conflict(name, sources)
     return facts
 
 
-def _of_request(request: LLMRequest) -> LLMCallContext | None:
-    key = request.idempotency_key
-    named = {name: value for name in RESERVED if (value := request.metadata.get(name)) is not None}
-    if not named and key is None:
-        return None
+def _said_by(context: LLMCallContext | None) -> Mapping[str, str | None]:
+    return {} if context is None else vars(context)
+
+
+def _said_in(request: LLMRequest) -> Mapping[str, str | None]:
+    said: dict[str, Any] = {"idempotency_key": request.idempotency_key}
+    for name in RESERVED:
+        value = request.metadata.get(name)
+        if value is not None:
+            (_check_name if isinstance(value, str) else _check)(name, value)
+            said[name] = value
+    return said
+
+
+def _check(name: str, value: object) -> None:
     try:
-        return LLMCallContext(**named, idempotency_key=key)
+        LLMCallContext.model_validate({name: value})
     except ValidationError as error:
         fault = error.errors(include_url=False, include_input=False)[0]
         raise LLMInvalidRequest(f"metadata[{fault['loc'][0]!r}]: {fault['msg']}") from None
 
 
-def _conflict(name: str, sources: Mapping[str, LLMCallContext | None]) -> LLMWorkspaceConflict:
-    said = {source: getattr(context, name, None) for source, context in sources.items()}
-    both = ", ".join(f"{source} says {value!r}" for source, value in said.items() if value is not None)
+_check_name = lru_cache(NAMES_REMEMBERED)(_check)
+"""Workspaces and stages come again and again: a name that was good once is good."""
+
+
+def _conflict(name: str, sources: Mapping[str, Mapping[str, str | None]]) -> LLMWorkspaceConflict:
+    values = {source: said.get(name) for source, said in sources.items()}
+    both = ", ".join(f"{source} says {value!r}" for source, value in values.items() if value is not None)
     return LLMWorkspaceConflict(f"two sources name different values of {name}: {both}")

@@ -93,7 +93,9 @@ def prompt_sha256(request: LLMRequest) -> str:
     Raises:
         LLMInvalidRequest: A number is NaN or infinite, which JSON cannot say.
     """
-    return _digest("prompt", _canonical(request, {}))
+    said = request.model_fields_set & _REQUEST_CONTENT
+    held, call_ids = vars(request), dict[str, int]()
+    return _digest("prompt", _UNSAID | {name: _canonical(held[name], call_ids) for name in said})
 
 
 def request_sha256(request: LLMRequest, *, prompt: str | None = None) -> str:
@@ -106,15 +108,14 @@ def request_sha256(request: LLMRequest, *, prompt: str | None = None) -> str:
     Raises:
         LLMInvalidRequest: As in `prompt_sha256`.
     """
-    asked = request.constraints
-    providers = asked.providers if asked.providers is None else sorted(set(asked.providers))
+    limited = "constraints" in request.model_fields_set
     return _digest(
         "request",
         {
             "prompt": prompt or prompt_sha256(request),
             "profile": request.profile,
             "model": request.model,
-            "constraints": {**_canonical(asked, {}), "providers": providers},  # a set: its order says nothing
+            "constraints": _limits(request.constraints) if limited else _NO_LIMITS,
         },
     )
 
@@ -191,7 +192,24 @@ def _canonical_shape(shape: Frozen, call_ids: dict[str, int]) -> dict[str, Any]:
     return body
 
 
+def _limits(asked: LLMConstraints) -> dict[str, Any]:
+    providers = (
+        None if asked.providers is None else sorted(set(asked.providers))
+    )  # a set: its order says nothing
+    return {**_canonical(asked, {}), "providers": providers}
+
+
 def _number(value: float) -> float | int:
     if not math.isfinite(value):
         raise LLMInvalidRequest(f"a request cannot hold the number {value}: JSON has no word for it")
     return int(value) if value.is_integer() else value
+
+
+_REQUEST_CONTENT = frozenset(_CONTENT[LLMRequest])
+_UNSAID = {
+    name: _canonical(field.get_default(call_default_factory=True), {})
+    for name, field in LLMRequest.model_fields.items()
+    if name in _REQUEST_CONTENT and not field.is_required()
+}
+_NO_LIMITS = _limits(LLMConstraints())
+"""The canonical form of what a request need not say."""

@@ -7,6 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Literal, Self
 
+import orjson
 from pydantic import (
     BaseModel,
     Field,
@@ -134,6 +135,8 @@ class LLMRequest(Frozen):
     @field_validator("metadata")
     @classmethod
     def _metadata_is_small(cls, value: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        if not value or _is_clearly_small(value):
+            return value
         try:
             size = len(_ascii_json(value))
         except ValueError as error:
@@ -172,6 +175,15 @@ class LLMRequest(Frozen):
         return self.model_copy(
             update={**{name: getattr(variant, name) for name in RequestVariant.model_fields}, "variants": {}}
         )
+
+
+def _is_clearly_small(value: dict[str, JsonValue]) -> bool:
+    """Return whether it has room even if each byte became six, as in ASCII; a null may be a NaN, which JSON has not."""
+    try:
+        text = orjson.dumps(value)
+    except TypeError:
+        return False
+    return len(text) * 6 <= MAX_METADATA_BYTES and b"null" not in text
 
 
 def checked_model(name: str) -> str:

@@ -13,6 +13,7 @@ from app.llm import telemetry as names
 from app.llm.errors import LLMProviderError, LLMWorkspaceMissing
 from app.llm.telemetry import Telemetry
 from app.llm.testing.client import ScriptedClient, text_reply
+from app.llm.wire.loading import load_litellm
 from tests.support.ledger import GEMINI_KEY, Outside, request, settings_for
 from tests.support.service import limited, refused, service
 
@@ -176,10 +177,15 @@ def test_an_event_leaves_out_what_is_unknown_and_redacts_the_rest(caplog: Any):
     assert event["c"] == 3
 
 
+def _library_without_classes() -> SimpleNamespace:
+    load_litellm()  # as ever: what imports parts of it later must find it without its own ways
+    return SimpleNamespace()
+
+
 async def test_a_litellm_that_lacks_the_lane_is_a_warning_of_the_service(sqlite_url: str, caplog: Any):
     async with build_llm_service(settings_for(sqlite_url)) as llm:
         client: Any = llm._wiring.client
-        client._warm = SimpleNamespace
+        client._warm = _library_without_classes
         await client.warm_up()
         await client.warm_up()
     (said,) = _events(caplog, names.EVENT_LANE_UNFIT)
