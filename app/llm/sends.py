@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from app.llm.breaker import Breaker, Permit
 from app.llm.candidates import Candidate
@@ -13,7 +13,7 @@ from app.llm.ports import ChatClient, Clock, LLMRunRepo, NewRun, ProviderReply, 
 from app.llm.pricing import cost_usd
 from app.llm.retry import Again, RetryPolicy, Stop, acceptable_next, attempt_timeout_s
 from app.llm.telemetry import Telemetry
-from app.llm.types import Attempt, TokenUsage
+from app.llm.types import UNKNOWN_USAGE, Attempt
 
 SKIPPED = "skipped"
 """Fact of an error whose candidate was not even asked."""
@@ -204,26 +204,15 @@ class Sends:
 
     def _record(self, candidate: Candidate, started_at: datetime, outcome: _Outcome) -> None:
         finished_at = self.deadline.clock.now()
-        facts = outcome.facts if isinstance(outcome, LLMProviderError) else {}
-        usage = outcome.usage if isinstance(outcome, ProviderReply) else facts.get("usage", TokenUsage())
-        unpaid = isinstance(outcome, LLMProviderError) and not outcome.possibly_paid
         attempt = Attempt(
             ordinal=len(self.attempts) + 1,
             provider=candidate.provider,
             model=candidate.model,
             candidate_sha256=candidate.identity,
-            status=_status(outcome),
             started_at=started_at,
             finished_at=finished_at,
             latency_ms=(finished_at - started_at).total_seconds() * 1000,
-            error_code=_code(outcome),
-            http_status=outcome.http_status
-            if isinstance(outcome, ProviderReply)
-            else facts.get("http_status"),
-            retry_after_s=facts.get("retry_after_s"),
-            possibly_paid=not isinstance(outcome, ProviderReply) and getattr(outcome, "possibly_paid", True),
-            usage=usage,
-            cost_usd=0.0 if unpaid else cost_usd(candidate.provider),
+            **_facts_of(outcome, cost_usd(candidate.provider)),
         )
         self.attempts.append(attempt)
         self.telemetry.attempt_ended(attempt, self.run)
@@ -243,13 +232,28 @@ def _left_alone(candidate: Candidate, for_s: float) -> LLMUnavailable:
     return error
 
 
-def _status(outcome: object) -> Literal["SUCCEEDED", "FAILED", "CANCELLED"]:
+def _facts_of(outcome: _Outcome, price_usd: float | None) -> dict[str, Any]:
+    """Return what an attempt says of how its send ended; one that is not known to be free may have cost its price."""
     if isinstance(outcome, ProviderReply):
-        return "SUCCEEDED"
-    return "FAILED" if isinstance(outcome, LLMProviderError) else "CANCELLED"
-
-
-def _code(outcome: object) -> str | None:
-    if isinstance(outcome, ProviderReply):
-        return None
-    return outcome.code if isinstance(outcome, LLMProviderError) else LLMCancelled.code
+        return {
+            "status": "SUCCEEDED",
+            "http_status": outcome.http_status,
+            "usage": outcome.usage,
+            "cost_usd": price_usd,
+        }
+    if isinstance(outcome, LLMProviderError):
+        said = {name: outcome.facts.get(name) for name in ("http_status", "retry_after_s")}
+        return {
+            "status": "FAILED",
+            "error_code": outcome.code,
+            "usage": outcome.facts.get("usage", UNKNOWN_USAGE),
+            "possibly_paid": outcome.possibly_paid,
+            "cost_usd": price_usd if outcome.possibly_paid else 0.0,
+            **said,
+        }
+    return {
+        "status": "CANCELLED",
+        "error_code": LLMCancelled.code,
+        "possibly_paid": True,
+        "cost_usd": price_usd,
+    }

@@ -258,6 +258,7 @@ class TokenUsage(Frozen):
 
 
 NO_USAGE = TokenUsage(input_tokens=0, output_tokens=0)
+UNKNOWN_USAGE = TokenUsage()
 
 
 class LLMCallContext(Frozen):
@@ -290,7 +291,7 @@ class Attempt(Frozen):
     http_status: int | None = None
     retry_after_s: float | None = None
     possibly_paid: bool = False
-    usage: TokenUsage = TokenUsage()
+    usage: TokenUsage = UNKNOWN_USAGE
     cost_usd: float | None = None
 
 

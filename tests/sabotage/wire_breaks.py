@@ -78,8 +78,8 @@ WIRE_BREAKS = (
         "constraints-are-no-intent",
         "fingerprint",
         PRINT,
-        '"constraints": {**_canonical(asked, {}), "providers": providers},',
-        "",
+        '"constraints": _limits(request.constraints) if limited else _NO_LIMITS',
+        '"constraints": _NO_LIMITS',
         (
             PRINTS + "the_canonical_form_has_not_changed",
             PRINTS + "intent_changes_the_request_hash_only",
@@ -137,8 +137,8 @@ WIRE_BREAKS = (
         "log-line-is-unredacted",
         "redaction",
         _HERE + "telemetry.py",
-        "self._clean(value) if isinstance(value, str) and field not in _OWN_WORDS else value",
-        "value",
+        "told[field] = self._clean(value)",
+        "told[field] = value",
         (_UNIT + "test_telemetry.py::test_an_event_leaves_out_what_is_unknown_and_redacts_the_rest",),
     ),
     Break(

@@ -4,9 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from app.llm.errors import LLMProviderError
-from app.llm.types import TokenUsage
+from app.llm.types import UNKNOWN_USAGE, TokenUsage
 
-UNKNOWN = TokenUsage()
 GOOD = range(200, 300)
 """HTTP statuses whose body is an answer."""
 
@@ -44,7 +43,7 @@ class Exchange:
     body: bytes = b""
     failure: Unreachable | BrokenOff | UnusableReply | LLMProviderError | None = None
     """Why there is no usable answer, where the status does not say it."""
-    usage: TokenUsage = UNKNOWN
+    usage: TokenUsage = UNKNOWN_USAGE
     """What a good answer consumed; None where the provider gives no count, or an impossible one."""
     finish: object = None
     """Why the model stopped, in the provider's own words."""
