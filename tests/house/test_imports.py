@@ -19,7 +19,6 @@ HEAVY = (
     "aiosqlite",
     "alembic",
     "boto3",
-    "structlog",
     "rich",
     "openai",
 )
