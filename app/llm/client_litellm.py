@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from app.core.deadlines import Deadlines
 from app.llm.candidates import Candidate
 from app.llm.errors import LLMAuth, LLMInternal, LLMProviderError, LLMTimeout
 from app.llm.limits import Limits, Slot
@@ -63,6 +64,7 @@ class LiteLLMClient:
         self._max_reply_bytes = max_reply_bytes
         self._lanes: Lanes | None = None
         self._lanes_lock = threading.Lock()
+        self._deadlines = Deadlines()
 
     async def send(
         self,
@@ -109,16 +111,17 @@ class LiteLLMClient:
         options = provider.call_options(self._settings, candidate.model, request)
         waited_ms: float | None = None
         exchange = Exchange(max_bytes=self._max_reply_bytes, on_send=lambda: on_send(waited_ms or 0.0))
-        deadline = asyncio.timeout(timeout_s)
+        deadline = self._deadlines.within(timeout_s)
         try:
             lanes = self._lanes or await self._opened()
-            async with deadline, slot as waited_ms:
-                answer = await lanes.of[candidate.provider].send(candidate, options, exchange)
+            with deadline:
+                async with slot as waited_ms:
+                    answer = await lanes.of[candidate.provider].send(candidate, options, exchange)
             return reply_of(answer, exchange, request, candidate, window=options.get("num_ctx"))
         except Exception as error:  # noqa: BLE001  # whatever a library raises becomes one of our errors
-            if waited_ms is None and deadline.expired():
+            if waited_ms is None and deadline.expired:
                 return self._no_slot(candidate, timeout_s)
-            cause = TimeoutError() if deadline.expired() else exchange.failure or error
+            cause = TimeoutError() if deadline.expired else exchange.failure or error
             return cause if isinstance(cause, LLMProviderError) else self._failed(cause, candidate, exchange)
 
     def _no_slot(self, candidate: Candidate, timeout_s: float) -> LLMTimeout:

@@ -11,6 +11,7 @@ CIRCUITS, SENDING, SLOTS, SETTINGS = (
     f"{_UNIT}test_{name}.py::test_" for name in ("breaker", "sends", "limits", "settings")
 )
 GATES, LOOPS = (f"{_WIRE}test_{name}.py::test_" for name in ("gates", "event_loop"))
+LIMIT = "tests/unit/core/test_deadlines.py::test_"
 TENANTS = "tests/security/test_tenants.py::test_"
 BURST = GATES + "a_thousand_calls_at_once_at_a_dead_primary_are_no_sends_beyond_those_under_way"
 
@@ -125,9 +126,26 @@ GATE_BREAKS = (
         "slots-are-not-bounded",
         "slots",
         CLIENT,
-        "async with deadline, slot as waited_ms:",
-        "async with deadline:",
+        "async with slot as waited_ms:",
+        "if True:",
         (LOOPS + "the_provider_never_sees_more_calls_at_once_than_the_limit",),
+    ),
+    Break(
+        "later-limit-waits-for-the-timer-of-the-first",
+        "deadlines",
+        "app/core/deadlines.py",
+        "if self._timer is None or block.ends_at_s < self._timer.when():",
+        "if self._timer is None:",
+        (LIMIT + "a_limit_that_comes_later_may_be_reached_first_and_the_others_go_on",),
+        hangs_s=10,
+    ),
+    Break(
+        "cancellation-becomes-a-timeout",
+        "deadlines",
+        "app/core/deadlines.py",
+        "if not others and kind is asyncio.CancelledError:",
+        "if kind is asyncio.CancelledError:",
+        (LIMIT + "cancelled_and_out_of_time_at_once_is_cancelled",),
     ),
     Break(
         "wait-without-a-slot-is-not-recorded",
