@@ -427,6 +427,11 @@ STATED = (
         http=400, todo="List a model that can call tools.",
     ),
     Fault(
+        name="does not support thinking", kind=CAPABILITY, falls=Falls.YES, http=400,
+        replies={OLLAMA: Reply.status(400, message='"first" does not support thinking')},
+        todo="List a model that can think, or do not ask for it.",
+    ),
+    Fault(
         name="does not see images", kind=CAPABILITY, falls=Falls.YES, http=400,
         replies={GEMINI: Reply.status(400, message="Image input modality is not enabled for models/gemma-3-1b-it")},
         todo="List a model that can see.",

@@ -76,10 +76,7 @@ async def test_two_hundred_keys_at_once_are_two_hundred_sends(db_url: str, outsi
     assert {row["replayed_count"] for row in rows} == {1}
 
 
-CACHED: dict[str, Any] = {
-    "cache_enabled": True,
-    "ledger_timeout_s": 60,
-}  # 200 callers on two cores may wait long
+CACHED: dict[str, Any] = {"cache_enabled": True}
 NO_KEYS: list[list[str | None]] = [[None] * TASKS] * PROCESSES
 
 

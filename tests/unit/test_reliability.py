@@ -58,6 +58,32 @@ def test_each_disagreement_is_told(breaks, tests, said: str):
     assert any(said in fault for fault in faults), faults
 
 
+def test_a_promise_without_a_test_or_a_try_or_a_break_is_told():
+    nothing_names_it = {test: promises - {"I9"} for test, promises in NAMED.items()}
+    nobody_tried = {test: {"tried": 0, "failed": 0} for test in NAMED}
+    not_broken = [each for each in ALL_CAUGHT if each["promise"] != "I9"]
+    faults = [
+        *reliability.disagreements(nothing_names_it, ALL_CAUGHT, ALL_TRIED),
+        *reliability.disagreements(NAMED, ALL_CAUGHT, nobody_tried),
+        *reliability.disagreements(NAMED, not_broken, ALL_TRIED),
+    ]
+    told = {"I9: no test names it", "I9: no test of the crash run tried it", "I9: no break tries it"}
+    assert told <= set(faults)
+
+
+def test_a_page_that_says_something_else_is_told_and_left_alone_by_the_check(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    page = tmp_path / "RELIABILITY.md"
+    page.write_text(reliability.PAGE.read_text().replace("| I9: ", "| I9: perhaps "))
+    before = page.read_text()
+    monkeypatch.setattr(reliability, "PAGE", page)
+    monkeypatch.setattr(sys, "argv", ["reliability", "--check"])
+    assert reliability.main() == 1
+    assert "RELIABILITY.md: stale" in capsys.readouterr().err
+    assert page.read_text() == before
+
+
 def test_the_columns_are_counted_from_the_results():
     breaks = [{**each, "caught_by": None} for each in ALL_CAUGHT if each["promise"] == "I1"]
     run = {"date": "", "rounds": 1, "tests": {TEST: {"tried": 19, "failed": 2}}}

@@ -120,7 +120,12 @@ async def all_slots_taken(stubs: Stubs, llm: LLMService) -> AsyncIterator[None]:
         yield
     await holder
     await llm.drain()
-    assert stubs.ollama.sends == 1
+
+
+async def _queued(llm: LLMService) -> None:
+    queue = llm._wiring.client._limits._gates_of(asyncio.get_running_loop())  # type: ignore[attr-defined]
+    while not queue.of[LLMProvider.OLLAMA].waiting:  # noqa: ASYNC110
+        await asyncio.sleep(0)
 
 
 @pytest.mark.parametrize("ends", ["FAILED", "CANCELLED"])
@@ -130,14 +135,26 @@ async def test_the_wait_of_a_call_that_never_got_a_slot_is_on_its_row(
     async with wired(db_url, stubs, **ONE_SLOT) as llm, all_slots_taken(stubs, llm):
         call = asyncio.create_task(llm.chat(request(timeout_s=0.5 if ends == "FAILED" else 60)))
         if ends == "CANCELLED":
-            queue = llm._wiring.client._limits._gates_of(asyncio.get_running_loop())  # type: ignore[attr-defined]
-            while not queue.of[LLMProvider.OLLAMA].waiting:  # noqa: ASYNC110
-                await asyncio.sleep(0)
+            await _queued(llm)
             call.cancel()
         await asyncio.wait([call])
+    assert stubs.ollama.sends == 1
     _, row = await outside.runs()
     assert row["status"] == ends
     assert row["queue_wait_ms"] > 0
+
+
+async def test_the_wait_of_a_call_that_got_its_slot_in_the_end_is_on_its_row(
+    db_url: str, stubs: Stubs, outside: Outside
+):
+    async with wired(db_url, stubs, **ONE_SLOT) as llm:
+        async with all_slots_taken(stubs, llm):
+            waiter = asyncio.create_task(llm.chat(request()))
+            await _queued(llm)
+        await waiter
+    held, waited = await outside.runs()
+    assert (held["status"], waited["status"]) == ("SUCCEEDED", "SUCCEEDED")
+    assert waited["queue_wait_ms"] > held["queue_wait_ms"]
 
 
 async def test_a_call_that_found_the_queue_full_has_waited_for_nothing(
@@ -146,6 +163,7 @@ async def test_a_call_that_found_the_queue_full_has_waited_for_nothing(
     async with wired(db_url, stubs, queue_limit=0, **ONE_SLOT) as llm, all_slots_taken(stubs, llm):
         with pytest.raises(LLMQueueFull):
             await llm.chat(request())
+    assert stubs.ollama.sends == 1
     _, row = await outside.runs()
     assert (row["error_code"], row["queue_wait_ms"]) == ("queue_full", 0)
 

@@ -25,10 +25,12 @@ from app.llm.messages import (
     ToolSpec,
 )
 from app.llm.types import CacheMode, LLMConstraints, LLMProfile, LLMProvider, LLMRequest, RequestVariant
+from tests.support.rounds import times
 
 PIXEL = ImagePart(data=b"\x89PNG", media_type="image/png")
 NO_SHAPES_OF_A_REQUEST = {"LLMResponse", "LLMCallContext", "TokenUsage", "Attempt"}
 
+CHANGES = times(5_000, in_short=600)
 many = settings(max_examples=250, deadline=None)
 numbers = st.one_of(st.integers(-(2**70), 2**70), st.floats(allow_nan=False, allow_infinity=False))
 json_values = st.recursive(
@@ -126,9 +128,11 @@ def test_the_properties_below_cover_every_field_of_a_request():
     assert {name for name in kinds if kinds[name] is Kind.EXCLUDED} == set(OTHER_VALUES)
 
 
-@settings(max_examples=600, deadline=None)
+@pytest.mark.tried(CHANGES)
+@settings(max_examples=CHANGES, deadline=None)
 @given(requests, st.data())
 def test_a_change_of_any_content_field_changes_both_hashes(request: LLMRequest, data: st.DataObject):
+    """I15."""
     name = data.draw(st.sampled_from(sorted(CONTENT_VALUES)))
     value = data.draw(CONTENT_VALUES[name])
     assume(value != getattr(request, name))
