@@ -32,6 +32,12 @@ from app.llm.messages import (
 
 MAX_METADATA_BYTES = 4096
 MAX_KEY_CHARS = 255
+NOT_METADATA = {
+    **dict.fromkeys(("api_base", "base_url"), "set LLM_OLLAMA_API_BASE or LLM_GEMINI_API_BASE"),
+    "api_key": "set LLM_OLLAMA_API_KEY or LLM_GEMINI_API_KEY; metadata is stored as it is",
+    "model": "set LLMRequest.model",
+}
+"""Names that other libraries take from a call's metadata, and where they are said here."""
 # A model's name becomes part of a URL; LiteLLM asks OLLAMA_API_BASE, or localhost, about one that starts like its own.
 _NAME = r"^[a-z][a-z0-9_]*:[^\s:/?#@%\\][^\s?#@%\\]*$"
 _ascii_json = json.JSONEncoder(allow_nan=False).encode
@@ -143,6 +149,15 @@ class LLMRequest(Frozen):
             raise ValueError(f"metadata must be JSON: {error}") from None
         if size > MAX_METADATA_BYTES:
             raise ValueError(f"metadata is {size} bytes of JSON; the limit is {MAX_METADATA_BYTES}")
+        return value
+
+    @field_validator("metadata")
+    @classmethod
+    def _metadata_directs_nothing(cls, value: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        for name in NOT_METADATA.keys() & value.keys():
+            raise ValueError(
+                f"metadata cannot hold {name!r}, which directs nothing there: {NOT_METADATA[name]}"
+            )
         return value
 
     @model_validator(mode="after")

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from app.llm.errors import LLMError
 from app.llm.messages import ImagePart, Message
 from app.llm.testing import StubOllama
-from app.llm.types import LLMRequest
+from app.llm.types import NOT_METADATA, LLMRequest
 from tests.security.services import Stubs, wired
 from tests.support.ledger import GEMINI_KEY, request
 
@@ -88,7 +88,7 @@ def test_a_request_has_no_field_for_an_address_or_a_key(field: str):
 @pytest.mark.parametrize("name", ["ollama:first", "gemini:second"])
 async def test_metadata_changes_nothing_on_the_wire(sqlite_url: str, stubs: Stubs, elsewhere: Any, name: str):
     extra = {
-        **dict.fromkeys(ROUTING, elsewhere.base_url), "model": "gemini:evil", "provider": "gemini",
+        **dict.fromkeys(set(ROUTING) - NOT_METADATA.keys(), elsewhere.base_url), "provider": "gemini",
         "options": {"num_ctx": 1}, "timeout": 0, "mock_response": "evil", "fallbacks": ["openai/x"],
     }  # fmt: skip
     async with wired(sqlite_url, stubs) as llm:
@@ -99,6 +99,15 @@ async def test_metadata_changes_nothing_on_the_wire(sqlite_url: str, stubs: Stub
     assert plain.headers == smuggled.headers
     assert b"evil" not in smuggled.raw
     assert elsewhere.base_url not in json.dumps(dict(smuggled.headers))
+
+
+@pytest.mark.parametrize("name", sorted(NOT_METADATA))
+def test_metadata_that_would_direct_a_call_elsewhere_is_refused(name: str):
+    with pytest.raises(ValidationError) as refused:
+        request(metadata={"note": "x", name: "a-secret-value"})
+    assert f"metadata cannot hold {name!r}" in str(refused.value)
+    assert "LLM" in str(refused.value)
+    assert "a-secret-value" not in str(refused.value)
 
 
 @pytest.mark.parametrize("name", ["ollama:first", "gemini:second"])
