@@ -297,6 +297,16 @@ SPOOL_BREAKS = (
         (WAITING + "the_files_of_another_host_are_told_of_at_start_with_what_to_do",),
     ),
     Break(
+        "only-answers-are-spooled",
+        "I10",
+        AUTONOMOUS,
+        "return await self._spooling.append(settled, reason)",
+        'return Finished(persisted=False) if settled.run["status"] != "SUCCEEDED" else '
+        "await self._spooling.append(settled, reason)",
+        (OUTAGE + "a_failure_that_could_not_be_written_frees_its_key_when_the_database_is_back",),
+        hangs_s=30,
+    ),
+    Break(
         "look-for-a-key-breaks-when-lines-come",
         "spool",
         SPOOL,
