@@ -27,7 +27,7 @@ async def test_a_takeover_judges_the_lease_itself(autonomous: Ledger):
     await one.create_started(run)
 
     def take_over() -> Steps[int]:
-        return (yield Step(sql.TAKE_OVER, sql.bound(id=run.run_id))).rowcount
+        return (yield Step(sql.TAKE_OVER, {"id": run.run_id})).rowcount
 
     assert await one._executor.transaction(take_over) == 0
     assert (await autonomous.outside.run(run.run_id))["status"] == "STARTED"

@@ -134,6 +134,12 @@ def to_json(value: object) -> str:
     return _ENCODER.encode(value)
 
 
+def object_json(value: Mapping[str, JsonValue]) -> str:
+    """Return `to_json` of an object, which is mostly empty."""
+    body = dict(value)
+    return _to_json_bytes(body, alike=_is_written_alike(body)).decode() if body else "{}"
+
+
 def encode_request(request: LLMRequest) -> bytes:
     """Return what the caller wrote, without what it left unsaid; it reads back as an equal request."""
     fields = vars(request)

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert  # its ON CONFLICT compiles on SQLite as well
 
 from app.db.base import Base, db_now, seconds_until
+from app.llm.persistence.compiled import PREFIX
 from app.llm.persistence.models import ABANDONED, STARTED, SUCCEEDED, LLMAttempt, LLMPayload, LLMRun
 
 runs = Base.metadata.tables[LLMRun.__tablename__]
@@ -24,16 +25,11 @@ def _literal(text: str) -> sa.ColumnElement[str]:
 
 
 def _bind(name: str, kind: Any = sa.String) -> sa.BindParameter[Any]:
-    return sa.bindparam(f"p_{name}", type_=kind)
+    return sa.bindparam(PREFIX + name, type_=kind)
 
 
 def _bound(table: sa.Table, *names: str) -> dict[str, sa.BindParameter[Any]]:
     return {name: _bind(name, table.c[name].type) for name in names}
-
-
-def bound(**values: Any) -> dict[str, Any]:
-    """Return values under the names that the statements bind."""
-    return {f"p_{name}": value for name, value in values.items()}
 
 
 _IS_LIVE = runs.c.status == _literal(STARTED)
@@ -64,7 +60,7 @@ _CLAIMED = {
     "created_at": db_now(),
     "lease_until": db_now(_bind("lease_s", sa.Float)),
 }
-INSERT_RUN = insert(runs).values(_CLAIMED).on_conflict_do_nothing().returning(runs.c.id)
+INSERT_RUN = insert(runs).values(_CLAIMED).on_conflict_do_nothing()
 
 _ANSWER = (
     runs.c.id,
@@ -123,7 +119,7 @@ _fresh = (
     .where(
         runs.c.workspace_id == _bind("workspace_id"),
         runs.c.prompt_sha256 == _bind("prompt_sha256"),
-        runs.c.candidate_sha256.in_(sa.bindparam("p_candidates", expanding=True)),
+        runs.c.candidate_sha256.in_(sa.bindparam(PREFIX + "candidates", expanding=True)),
         _IS_SERVABLE,
         runs.c.finished_at > db_now(_bind("minus_ttl_s", sa.Float)),
     )
@@ -131,7 +127,9 @@ _fresh = (
 )
 FIND_CACHED = (
     sa.select(*_ANSWER, (-seconds_until(runs.c.finished_at)).label("age_s"))
-    .select_from(_WITH_ANSWER.join(_fresh, sa.and_(_fresh.c.id == runs.c.id, _fresh.c.nth == 1)))
+    .select_from(
+        _WITH_ANSWER.join(_fresh, sa.and_(_fresh.c.id == runs.c.id, _fresh.c.nth == sa.literal_column("1")))
+    )
     .where(payloads.c.bytes.is_not(None))
 )
 
