@@ -284,7 +284,8 @@ def finish(settlement: Settlement, codec: Codec = PLAIN) -> Steps[Finished]:
     """
     run = settlement.run
     texts = _stored(settlement)
-    done = yield Step(sql.FINISH, run, then=texts, final=True)
+    how = sql.FINISH_ANSWERED if run["status"] == SUCCEEDED else sql.FINISH_UNANSWERED
+    done = yield Step(how, run, then=texts, final=True)
     if done.rowcount == 1:
         return Finished()
     state = (yield run_state(run["id"])).first

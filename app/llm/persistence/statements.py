@@ -188,17 +188,13 @@ SENT = (
     *("cost_usd", "possibly_paid"),
 )
 KEPT = ("workspace_id", "sha256", "codec", "bytes")
-FINISH = (
+FINISH_ANSWERED = (
     sa.update(runs)
-    .values(
-        **_bound(runs, *SETTLED),
-        idem_slot=sa.case((_bind("status") == _literal(SUCCEEDED), runs.c.idem_slot), else_=_NULL),
-        flight_slot=_NULL,
-        finished_at=db_now(),
-        expires_at=_EXPIRY_OR_NEVER,
-    )
+    .values(**_bound(runs, *SETTLED), flight_slot=_NULL, finished_at=db_now(), expires_at=_EXPIRY_OR_NEVER)
     .where(_IS_OURS, _IS_LIVE)
 )
+"""It keeps its key: a column that is not written at all costs no index."""
+FINISH_UNANSWERED = FINISH_ANSWERED.values(idem_slot=_NULL)
 RECORD_LATE = (
     sa.update(runs)
     .values(**_bound(runs, *ACCOUNTING), late=sa.true())
