@@ -65,19 +65,20 @@ INSERT_RUN = insert(runs).values(_CLAIMED).on_conflict_do_nothing()
 _ANSWER = (
     runs.c.id,
     runs.c.workspace_id,
-    runs.c.status,
-    runs.c.owner,
-    runs.c.execution,
-    runs.c.idem_slot,
     runs.c.request_sha256,
-    runs.c.fingerprint_version,
     runs.c.candidate_sha256,
     runs.c.route,
-    seconds_until(runs.c.lease_until).label("lease_left_s"),
-    seconds_until(runs.c.expires_at).label("expires_left_s"),
     payloads.c.sha256,
     payloads.c.codec,
     payloads.c.bytes,
+)
+_HOLDER = (
+    *_ANSWER,
+    runs.c.status,
+    runs.c.execution,
+    runs.c.fingerprint_version,
+    seconds_until(runs.c.lease_until).label("lease_left_s"),
+    seconds_until(runs.c.expires_at).label("expires_left_s"),
 )
 _WITH_ANSWER = runs.outerjoin(
     payloads,
@@ -85,7 +86,7 @@ _WITH_ANSWER = runs.outerjoin(
 )
 
 KEY_HOLDER = (
-    sa.select(*_ANSWER)
+    sa.select(*_HOLDER)
     .select_from(_WITH_ANSWER)
     .where(runs.c.workspace_id == _bind("workspace_id"), runs.c.idem_slot == _bind("key"))
 )
