@@ -557,8 +557,8 @@ LEDGER_BREAKS = (
         "answer-of-another-model-is-a-hit",
         "cache",
         STATEMENTS,
-        'runs.c.candidate_sha256.in_(sa.bindparam(PREFIX + "candidates", expanding=True))',
-        'sa.or_(runs.c.candidate_sha256.in_(sa.bindparam(PREFIX + "candidates", expanding=True)), sa.true())',
+        "runs.c.candidate_sha256 == candidate,",
+        "candidate.is_not(None),",
         (GAPS + "an_answer_of_another_candidate_is_not_found",),
     ),
     Break(

@@ -123,23 +123,20 @@ def key_state(result: Result, request_sha256: str, rules: ClaimRules) -> KeyStat
 
 
 def find_cached(workspace_id: str, prompt_sha256: str, candidates: Sequence[str], rules: ClaimRules) -> Step:
-    """Return the look-up of the freshest servable answer of each candidate."""
-    return Step(
-        sql.FIND_CACHED,
-        {
-            "workspace_id": workspace_id,
-            "prompt_sha256": prompt_sha256,
-            "candidates": list(candidates),
-            "minus_ttl_s": -rules.cache_ttl_s,
-        },
-        brief=True,
-    )
+    """Return the look-up of the freshest servable answer of each candidate, of one at least."""
+    values: dict[str, Any] = {f"candidate_{place}": name for place, name in enumerate(candidates)}
+    values |= {
+        "workspace_id": workspace_id, "prompt_sha256": prompt_sha256, "minus_ttl_s": -rules.cache_ttl_s,
+    }  # fmt: skip
+    return Step(sql.find_cached(len(candidates)), values, brief=True)
 
 
 def cached_answers(result: Result, rules: ClaimRules) -> dict[str, StoredAnswer]:
     """Return found answers by candidate identity; one that cannot be read is no hit."""
     found = {}
     for row in result.rows:
+        if row["bytes"] is None:
+            continue
         with suppress(LLMLedgerUnavailable):
             found[str(row["candidate_sha256"])] = stored_answer(
                 row, ServedFrom.CACHE, rules.codec, left_s=rules.cache_ttl_s - row["age_s"]

@@ -4,6 +4,7 @@
 bound predicates after a few executions. Conditions that partial indexes need are literals for the same reason.
 """
 
+from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -110,29 +111,31 @@ FREE_FLIGHT = sa.update(runs).values(flight_slot=_NULL).where(_HAS_ID, _IS_LIVE,
 
 # -- cache
 
-_fresh = (
-    sa.select(
-        runs.c.id,
-        sa.func.row_number()
-        .over(partition_by=runs.c.candidate_sha256, order_by=(runs.c.finished_at.desc(), runs.c.id.desc()))
-        .label("nth"),
+
+def _freshest(candidate: sa.BindParameter[str]) -> sa.Select[Any]:
+    """Select the latest servable answer of one candidate: the end of a range of the index, however long that is."""
+    found = (
+        sa.select(*_ANSWER, (-seconds_until(runs.c.finished_at)).label("age_s"))
+        .select_from(_WITH_ANSWER)
+        .where(
+            runs.c.workspace_id == _bind("workspace_id"),
+            runs.c.prompt_sha256 == _bind("prompt_sha256"),
+            runs.c.candidate_sha256 == candidate,
+            _IS_SERVABLE,
+            runs.c.finished_at > db_now(_bind("minus_ttl_s", sa.Float)),
+        )
+        .order_by(runs.c.finished_at.desc())
+        .limit(sa.literal_column("1"))
+        .offset(sa.literal_column("0"))
     )
-    .where(
-        runs.c.workspace_id == _bind("workspace_id"),
-        runs.c.prompt_sha256 == _bind("prompt_sha256"),
-        runs.c.candidate_sha256.in_(sa.bindparam(PREFIX + "candidates", expanding=True)),
-        _IS_SERVABLE,
-        runs.c.finished_at > db_now(_bind("minus_ttl_s", sa.Float)),
-    )
-    .subquery()
-)
-FIND_CACHED = (
-    sa.select(*_ANSWER, (-seconds_until(runs.c.finished_at)).label("age_s"))
-    .select_from(
-        _WITH_ANSWER.join(_fresh, sa.and_(_fresh.c.id == runs.c.id, _fresh.c.nth == sa.literal_column("1")))
-    )
-    .where(payloads.c.bytes.is_not(None))
-)
+    return sa.select(found.subquery())
+
+
+@cache
+def find_cached(candidates: int) -> sa.CompoundSelect[Any]:
+    """Return the look-up of so many candidates, bound as `candidate_0` and so on; one statement for each number."""
+    return sa.union_all(*(_freshest(_bind(f"candidate_{place}")) for place in range(candidates)))
+
 
 _source = runs.alias("source")
 

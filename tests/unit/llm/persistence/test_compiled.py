@@ -37,7 +37,7 @@ VALUES = dict(  # noqa: C408  # half as wide
     workspace_id="w", prompt_sha256=SHA, request_sha256=SHA, candidate_sha256=SHA, pipeline_run_id=None, stage="s",
     idempotency_key="k2", idem_slot="k2", flight_slot=SHA, fingerprint_version=1, profile="fast", provider="gemini",
     model="m", cache_mode="use", execution=2, supersedes=LIVE, owner="me", sends_noted=1, sends=3, route="[]",
-    needs="{}", metadata="{}", lease_s=60, key="k", candidates=[SHA, OTHER_SHA], minus_ttl_s=-(10**9), count=2,
+    needs="{}", metadata="{}", lease_s=60, key="k", candidate_0=SHA, candidate_1=OTHER_SHA, minus_ttl_s=-(10**9), count=2,
     source_run_id=ANSWERED, finish_reason="stop", saved_input_tokens=3, saved_output_tokens=2**62, expires_s=None,
     status="SUCCEEDED", input_tokens=1, output_tokens=None, total_tokens=1, usage_source="provider", cost_usd=1,
     queue_wait_ms=1, latency_ms=2.5, error_code=None, error_message="\U0001f600 '", possibly_paid=True,
@@ -77,12 +77,13 @@ def _protocol() -> Iterator[tuple[str, Step]]:
                 else params
             )
             yield f"{name} {run_id}", Step(statement, own)
-    empty = {**VALUES, "candidates": []}
-    wanted = _binds(statements.FIND_CACHED)
-    yield (
-        "FIND_CACHED of nobody",
-        Step(statements.FIND_CACHED, {n: v for n, v in empty.items() if PREFIX + n in wanted}),
-    )
+    for number in (1, 2):
+        statement = statements.find_cached(number)
+        wanted = _binds(statement)
+        yield (
+            f"find_cached {number}",
+            Step(statement, {n: v for n, v in VALUES.items() if PREFIX + n in wanted}),
+        )
 
 
 def _prune() -> Iterator[tuple[str, Step]]:
