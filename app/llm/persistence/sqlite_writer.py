@@ -176,7 +176,7 @@ def drive(connection: sqlite3.Connection, steps: Steps[Any]) -> Any:
 def execute(connection: sqlite3.Connection, step: Step) -> Result:
     """Run one statement."""
     statement, params = compiled(step.statement, "sqlite"), step.params
-    if not isinstance(params, dict | Mapping):
+    if not isinstance(params, Mapping):
         bound = [statement.bind(each) for each in params]
         if not bound:
             return Result((), 0)
