@@ -59,6 +59,15 @@ async def test_an_answer_of_another_candidate_is_not_found(ledger: Ledger):
     assert await one.get_cached("w1", run.prompt_sha256, [second]) == {}
 
 
+async def test_an_answer_whose_text_is_gone_is_not_found(ledger: Ledger):
+    one, run = ledger.repo(), new_run()
+    await one.create_started(run)
+    await one.mark_succeeded(run, success(run))
+    await (await ledger.seen()).update(run.run_id, response_payload="0" * 64)
+    assert await one.get_cached("w1", run.prompt_sha256, [each.identity for each in run.route.kept]) == {}
+    assert await one.get_cached("w1", run.prompt_sha256, []) == {}
+
+
 async def test_a_hit_renews_the_texts_that_it_refers_to(ledger: Ledger):
     """I20: a prune that cannot see the hit's row yet must see that its texts are needed."""
     one, source = ledger.repo(cache_enabled=True), new_run(cache=True)
