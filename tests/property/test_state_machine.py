@@ -27,7 +27,7 @@ from app.bootstrap import connect
 from app.db.base import db_now
 from app.llm.errors import LLMFenced
 from app.llm.persistence import ledger, retention, settlement
-from app.llm.persistence.executor import Executor, Result, Step, Steps, unrolled
+from app.llm.persistence.executor import Executor, Result, Step, Steps, prefixed, unrolled
 from app.llm.persistence.ledger import ClaimRules
 from app.llm.persistence.statements import attempts, payloads, runs
 from app.llm.ports import Finished, NewRun, Replay, StoredAnswer, Won
@@ -86,7 +86,7 @@ class Inline:
             return outcome
 
     def _execute(self, step: Step) -> Result:
-        result = self._connection.execute(step.statement, step.params)
+        result = self._connection.execute(step.statement, prefixed(step, "sqlite"))
         rows = [dict(row) for row in result.mappings()] if result.returns_rows else []
         return Result(rows, result.rowcount)
 
