@@ -7,7 +7,9 @@ AUTONOMOUS, CODEC, EXECUTOR = _HERE + "autonomous.py", _HERE + "codec.py", _HERE
 LEDGER, REPO, SETTLEMENT = _HERE + "ledger.py", _HERE + "repo.py", _HERE + "settlement.py"
 STATEMENTS, RETENTION = _HERE + "statements.py", _HERE + "statements_retention.py"
 ENGINE, BASE = "app/db/engine.py", "app/db/base.py"
-SQLITE, WRITER, RECALL = _HERE + "sqlite.py", _HERE + "sqlite_writer.py", _HERE + "recall.py"
+SQLITE, WRITER, RECALL = (
+    f"{_HERE}{name}.py" for name in ("executors/sqlite", "executors/sqlite_writer", "recall")
+)
 
 _CONFORMANCE, _CRASH, _UNIT = "tests/conformance/", "tests/crash/", "tests/unit/llm/"
 CACHE, CLAIMS, FINISHES = (f"{_CONFORMANCE}test_{name}.py::test_" for name in ("cache", "claims", "finishes"))
@@ -15,7 +17,7 @@ PRUNES, WINDOWS, GAPS = (f"{_CONFORMANCE}test_{name}.py::test_" for name in ("re
 CANCELLATION, OUTAGE = (f"{_CRASH}test_{name}.py::test_" for name in ("cancellation", "outage"))
 JOINED, EXECUTORS = (f"{_UNIT}persistence/test_{name}.py::test_" for name in ("joined", "executor"))
 SQLITES, RECALLS, CODECS = (
-    f"{_UNIT}persistence/test_{name}.py::test_" for name in ("sqlite", "recall", "codec")
+    f"{_UNIT}persistence/{name}.py::test_" for name in ("executors/test_sqlite", "test_recall", "test_codec")
 )
 SERVICE, KEYS = _UNIT + "test_service.py::test_", _UNIT + "test_idempotency.py::test_"
 ENGINES = "tests/unit/db/test_engine.py::test_"

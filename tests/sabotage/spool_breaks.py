@@ -4,12 +4,15 @@ from tests.sabotage.patch import Break
 
 _HERE, _CRASH, _UNIT = "app/llm/persistence/", "tests/crash/", "tests/unit/llm/persistence/"
 SPOOL, SPOOLING, FILES, LINE, AUTONOMOUS, REPO = (
-    f"{_HERE}{name}.py" for name in ("spool", "spooling", "spool_files", "spool_line", "autonomous", "repo")
+    f"{_HERE}{name}.py"
+    for name in ("spool/pending", "spool/spooling", "spool/files", "spool/line", "autonomous", "repo")
 )
 OUTAGE, PROCESSES, WAITING = (
     f"{_CRASH}test_{name}.py::test_" for name in ("outage", "processes", "spooling")
 )
-SPOOLS, LINES, NAMES = (f"{_UNIT}test_{name}.py::test_" for name in ("spool", "spool_line", "spool_files"))
+SPOOLS, LINES, NAMES = (
+    f"{_UNIT}{name}.py::test_" for name in ("spool/test_pending", "spool/test_line", "spool/test_files")
+)
 
 SPOOL_BREAKS = (
     Break(

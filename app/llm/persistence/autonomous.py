@@ -20,8 +20,8 @@ from app.llm.persistence.ledger import ClaimRules
 from app.llm.persistence.recall import Recall, of_key, of_prompt
 from app.llm.persistence.repo import LedgerRunRepo
 from app.llm.persistence.settlement import Settlement
-from app.llm.persistence.spool import Spool
-from app.llm.persistence.spooling import Spooling
+from app.llm.persistence.spool.pending import Spool
+from app.llm.persistence.spool.spooling import Spooling
 from app.llm.ports import (
     ClaimOutcome,
     Clock,

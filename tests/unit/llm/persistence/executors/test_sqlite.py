@@ -17,10 +17,10 @@ import sqlalchemy as sa
 from app.db.engine import build_engine
 from app.db.unit_of_work import unit_of_work
 from app.llm.errors import LLMFenced, LLMLedgerBusy, LLMLedgerSchema, LLMLedgerUnavailable
-from app.llm.persistence import sqlite as sqlite_module
-from app.llm.persistence import sqlite_writer
 from app.llm.persistence.executor import Step, Steps
-from app.llm.persistence.sqlite import SqliteExecutor
+from app.llm.persistence.executors import sqlite as sqlite_module
+from app.llm.persistence.executors import sqlite_writer
+from app.llm.persistence.executors.sqlite import SqliteExecutor
 from app.llm.persistence.statements import payloads
 from tests.support.ledger import ROOT
 from tests.support.loops import HomeLoop
@@ -301,7 +301,7 @@ async def test_a_connection_that_cannot_roll_back_is_given_up(
 def test_a_program_that_forgets_to_close_ends_all_the_same(sqlite_url: str, file: Path):
     code = f"""
 import asyncio
-from app.llm.persistence.sqlite import SqliteExecutor
+from app.llm.persistence.executors.sqlite import SqliteExecutor
 from tests.unit.llm.persistence.test_sqlite import put
 async def main():
     executor = SqliteExecutor({sqlite_url!r}, timeout_s=5)

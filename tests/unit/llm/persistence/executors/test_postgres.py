@@ -15,8 +15,8 @@ from app.llm.errors import LLMFenced, LLMLedgerError, LLMLedgerUnavailable
 from app.llm.persistence import ledger, postgres_wire
 from app.llm.persistence import statements as sql
 from app.llm.persistence.executor import Result, Step, Steps, prefixed
-from app.llm.persistence.postgres import PostgresExecutor
-from app.llm.persistence.postgres_wire import Wire, connect_options
+from app.llm.persistence.executors.postgres import PostgresExecutor
+from app.llm.persistence.executors.postgres_wire import Wire, connect_options
 from app.llm.persistence.settlement import of_success
 from app.llm.ports import Hit, Won
 from tests.support.ledger import Outside, again, new_run, request, settings_for, success
