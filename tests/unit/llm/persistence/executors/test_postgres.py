@@ -12,9 +12,10 @@ import sqlalchemy as sa
 
 from app.db.engine import build_engine
 from app.llm.errors import LLMFenced, LLMLedgerError, LLMLedgerUnavailable
-from app.llm.persistence import ledger, postgres_wire
+from app.llm.persistence import ledger
 from app.llm.persistence import statements as sql
 from app.llm.persistence.executor import Result, Step, Steps, prefixed
+from app.llm.persistence.executors import postgres_wire
 from app.llm.persistence.executors.postgres import PostgresExecutor
 from app.llm.persistence.executors.postgres_wire import Wire, connect_options
 from app.llm.persistence.settlement import of_success

@@ -302,7 +302,7 @@ def test_a_program_that_forgets_to_close_ends_all_the_same(sqlite_url: str, file
     code = f"""
 import asyncio
 from app.llm.persistence.executors.sqlite import SqliteExecutor
-from tests.unit.llm.persistence.test_sqlite import put
+from tests.unit.llm.persistence.executors.test_sqlite import put
 async def main():
     executor = SqliteExecutor({sqlite_url!r}, timeout_s=5)
     print(await executor.transaction(lambda: put("a")))
