@@ -413,6 +413,7 @@ def walk(make: Callable[[], Executor], *, examples: int, monkeypatch: pytest.Mon
             runner.run(executor.close())
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.tried(times(300))
 def test_three_hundred_walks_on_sqlite_go_as_the_model_says(sqlite_url: str, monkeypatch: pytest.MonkeyPatch):
     """I1, I5, I8, I10, I12, I13, I15, I16, I18, I20: after every step of each walk."""

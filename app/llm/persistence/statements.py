@@ -124,7 +124,7 @@ def _freshest(candidate: sa.BindParameter[str]) -> sa.Select[Any]:
             _IS_SERVABLE,
             runs.c.finished_at > db_now(_bind("minus_ttl_s", sa.Float)),
         )
-        .order_by(runs.c.finished_at.desc())
+        .order_by(runs.c.finished_at.desc(), runs.c.id.desc())
         .limit(sa.literal_column("1"))
         .offset(sa.literal_column("0"))
     )
