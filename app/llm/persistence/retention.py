@@ -21,7 +21,7 @@ MAX_AGE_S = 100 * 365 * 86_400.0
 MAX_BATCH = 10_000
 MAX_BATCH_BYTES = 16 * 2**20
 """Payload bytes per write; freeing the pages of large texts takes longer than deleting rows."""
-LONGEST_WRITE_S = 0.03
+LONGEST_WRITE_S = 0.05
 """Seconds that a write should take: a longer one makes the next ones smaller, for others wait for it."""
 SMALLEST_BATCH = 20
 SHORTEST_PAUSE_S = 0.05
