@@ -141,7 +141,11 @@ class Stream:
 def pieces_of(answer: Answer) -> Stream:
     """Return an answer as providers stream it: thoughts and text word by word, each call in a chunk of its own."""
     words = _words(answer.text or "")
-    pieces = (*(Thought(word) for word in _words(answer.thinking or "")), *words, *answer.calls)
+    pieces: tuple[Piece, ...] = (
+        *(Thought(word) for word in _words(answer.thinking or "")),
+        *words,
+        *answer.calls,
+    )
     return Stream(pieces=pieces, usage=answer.usage, finish=answer.finish, shape=answer.shape)
 
 

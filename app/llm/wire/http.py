@@ -121,9 +121,7 @@ class Posted:
     async def last(self) -> bytes:
         """Return what follows a complete answer: once the end is read, the next request can use the connection."""
         pieces: list[bytes] = []
-        with suppress(
-            aiohttp.ClientError, OSError
-        ):  # the time is up, or the connection broke: nothing is lost
+        with suppress(BrokenOff, TimeoutError):  # nothing of the answer is lost
             async with asyncio.timeout(LINGER_S):
                 async for piece in self:
                     pieces.append(piece)  # noqa: PERF401  # those that came before an error stay
@@ -136,13 +134,17 @@ class Posted:
         """Return the next piece of the body.
 
         Raises:
+            BrokenOff: The connection ended before the body did.
             UnusableReply: They are larger than the cap.
         """
         content, piece = self._response.content, b""
         while not piece:
             if content.at_eof():
                 raise StopAsyncIteration
-            piece = await content.readany()
+            try:
+                piece = await content.readany()
+            except (aiohttp.ClientError, OSError) as error:
+                self._note(error)
         self._size += len(piece)
         if self._size > self._exchange.max_bytes:
             raise _too_large(self._exchange.max_bytes)

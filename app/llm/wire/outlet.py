@@ -1,7 +1,7 @@
 """Where a lane puts a streamed answer: deltas go to the listener, and time runs only while the provider is awaited."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import TypeVar
 
 from app.core.deadlines import Within
@@ -9,9 +9,9 @@ from app.llm.deltas import Delta
 from app.llm.ports import Listener
 from app.llm.wire.answers import Answer
 from app.llm.wire.exchange import LINGER_S, Stalled
-from app.llm.wire.readers import Reader
+from app.llm.wire.readers import Heard
 
-R = TypeVar("R", bound=Reader)
+R = TypeVar("R", bound=Heard)
 
 
 class Outlet:
@@ -27,7 +27,7 @@ class Outlet:
         self._idle_s = idle_s
         self._clock = asyncio.get_running_loop().time
         self._ends_at_s = self._clock() + listener.left_s
-        self._reader: Reader | None = None
+        self._reader: Heard | None = None
         self._chunks = 0
         self._begun = False
         self._idle = False
@@ -37,13 +37,12 @@ class Outlet:
         self._reader = reader
         return reader
 
-    async def give(self, deltas: Sequence[Delta]) -> None:
+    async def give(self, deltas: Iterable[Delta]) -> None:
         """Pass on what the reader has found in what came last, and begin to wait for more."""
-        if deltas:
+        for delta in deltas:
             self._begun, self._idle = True, False
             self._limit.move(self._ends_at_s)
-            for delta in deltas:
-                await self._on_delta(delta)
+            await self._on_delta(delta)
         reader = self._reader
         if reader is None or reader.chunks == self._chunks:
             return
@@ -56,7 +55,7 @@ class Outlet:
             self._limit.move(min(until_s, self._ends_at_s))
 
     def answer(self) -> Answer | None:
-        """Return the answer; as `Reader.answer`."""
+        """Return the answer; as `Heard.answer`."""
         if self._reader is None:
             raise RuntimeError("a lane has streamed without a reader")
         return self._reader.answer()

@@ -5,6 +5,7 @@ is read by the rules of `parsing`. So the answer of a stream cannot differ from 
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import ClassVar, NoReturn, Protocol
 
 from app.llm.deltas import Delta, ThinkingDelta
@@ -35,26 +36,13 @@ _ERRORS = range(400, 600)
 _ERROR_STATUS = 500  # what Ollama, whose errors name none, answers with before the first chunk
 
 
-class Reader(Protocol):
-    """Reads one streamed answer."""
+class Heard(Protocol):
+    """What one streamed answer comes to, whoever reads its bytes."""
 
     chunks: int
     """How many have come; comments and blank lines are none."""
     finished: bool
     """Whether the one has come that ends the answer; what follows it may be missing."""
-
-    def take(self, data: bytes) -> list[Delta]:
-        """Return what the next bytes add to the answer.
-
-        Raises:
-            Refused: The provider says that it failed; status and body stand in the exchange.
-            UnusableReply: These are no chunks of an answer.
-        """
-        ...
-
-    def rest(self) -> list[Delta]:
-        """Return what is left after the last byte; raises as `take`."""
-        ...
 
     def answer(self) -> Answer | None:
         """Return the answer; as `Lane.send`.
@@ -63,6 +51,23 @@ class Reader(Protocol):
             BrokenOff: The end of it never came.
             UnusableReply: It is no answer.
         """
+        ...
+
+
+class Reader(Heard, Protocol):
+    """Reads one streamed answer."""
+
+    def take(self, data: bytes) -> Iterator[Delta]:
+        """Yield what the next bytes add to the answer, as far as they can be used.
+
+        Raises:
+            Refused: The provider says that it failed; status and body stand in the exchange.
+            UnusableReply: These are no chunks of an answer.
+        """
+        ...
+
+    def rest(self) -> Iterator[Delta]:
+        """Yield what is left after the last byte; raises as `take`."""
         ...
 
 
@@ -80,12 +85,12 @@ class _Chunks(ABC):
         self._framing = self.framing()
         self._telling = Telling()
 
-    def take(self, data: bytes) -> list[Delta]:
-        """Return what the next bytes add; as in `Reader`."""
+    def take(self, data: bytes) -> Iterator[Delta]:
+        """Yield what the next bytes add; as in `Reader`."""
         return self._read(self._framing.cut(data))
 
-    def rest(self) -> list[Delta]:
-        """Return what is left; as in `Reader`."""
+    def rest(self) -> Iterator[Delta]:
+        """Yield what is left; as in `Reader`."""
         return self._read(self._framing.rest())
 
     def answer(self) -> Answer | None:
@@ -96,8 +101,7 @@ class _Chunks(ABC):
             raise BrokenOff("the stream ended before the answer did")
         return self._whole()
 
-    def _read(self, events: list[bytes]) -> list[Delta]:
-        deltas: list[Delta] = []
+    def _read(self, events: list[bytes]) -> Iterator[Delta]:
         for event in events:
             if self.finished and not self.goes_on:
                 break
@@ -105,8 +109,7 @@ class _Chunks(ABC):
             payload = quick_object(event)
             if payload.get("error") is not None and not self.finished:
                 refuse(payload["error"], event, self._exchange)
-            deltas += self._chunk(payload, event)
-        return deltas
+            yield from self._chunk(payload, event)
 
     @abstractmethod
     def _chunk(self, payload: Json, event: bytes) -> list[Delta]: ...
