@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from app.llm.messages import TextPart, ThinkingPart, ToolCallPart
+from app.llm.types import LLMProvider
 
 Parts = tuple[TextPart | ToolCallPart | ThinkingPart, ...]
 
@@ -41,8 +42,20 @@ class ToolCallDelta:
 
 
 Delta = TextDelta | ThinkingDelta | ToolCallDelta
+
+
+@dataclass(frozen=True, slots=True)
+class Answering:
+    """Who answers live: said once, before the first delta."""
+
+    provider: LLMProvider
+    model: str
+
+
 OnDelta = Callable[[Delta], Awaitable[None]]
 """Takes a delta, and returns when there is room for the next one."""
+Tell = Callable[[Answering | Delta], Awaitable[None]]
+"""Likewise, and is told who answers."""
 
 
 def deltas_of(parts: Parts) -> list[Delta]:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from app.llm.breaker import Breaker, Permit
 from app.llm.candidates import Candidate
-from app.llm.deltas import Delta, OnDelta
+from app.llm.deltas import Answering, Delta, Tell
 from app.llm.errors import LLMCancelled, LLMError, LLMInternal, LLMProviderError, LLMTimeout, LLMUnavailable
 from app.llm.ports import ChatClient, Clock, Listener, LLMRunRepo, NewRun, ProviderReply, StoredAnswer
 from app.llm.pricing import cost_usd
@@ -90,7 +90,7 @@ class Sends:
     """The cached answer of a fallback candidate, looked up before its first send."""
     learn: Callable[[Candidate, str], None]
     """Told of a capability that a candidate turned out to lack, in the provider's word for it."""
-    on_delta: OnDelta | None = None
+    tell: Tell | None = None
     """Who is given the answer as it arrives."""
     heard: list[Delta] = field(default_factory=list)
     """What that was given so far. From the first delta on the call belongs to its candidate: an error is final."""
@@ -169,7 +169,7 @@ class Sends:
                 workspace_id=self.run.workspace_id,
                 timeout_s=timeout_s,
                 on_send=lambda waited_ms: self._begin(send, waited_ms),
-                **self._listened(),
+                **self._listened(candidate),
             )
         except (LLMProviderError, asyncio.CancelledError) as error:
             self._ended(send, error)
@@ -182,17 +182,20 @@ class Sends:
         self._ended(send, reply)
         return reply
 
-    def _listened(self) -> dict[str, Any]:
-        if self.on_delta is None:
+    def _listened(self, candidate: Candidate) -> dict[str, Any]:
+        if self.tell is None:
             return {}
-        return {"listener": Listener(self._heard, self.deadline.left_s())}
+        tell, prompt = self.tell, self.run.prompt_sha256
 
-    async def _heard(self, delta: Delta) -> None:
-        """Pass a delta on; it counts as heard even if nobody takes it any more."""
-        if self.on_delta is not None:
-            delta = with_stable_id(delta, self.run.prompt_sha256)
+        async def on_delta(delta: Delta) -> None:
+            """Pass a delta on; it counts as heard even if nobody takes it any more."""
+            if not self.heard:
+                await tell(Answering(candidate.provider, candidate.model))
+            delta = with_stable_id(delta, prompt)
             self.heard.append(delta)
-            await self.on_delta(delta)
+            await tell(delta)
+
+        return {"listener": Listener(on_delta, self.deadline.left_s())}
 
     def _timeout_s(self, candidate: Candidate, to_come: int) -> float:
         timeout_s = attempt_timeout_s(

@@ -12,7 +12,7 @@ from app.llm.cache import CacheRules, slot_for
 from app.llm.calls import Call, begin, run_of
 from app.llm.candidates import Candidate, RouteDecision
 from app.llm.context import workspace_of
-from app.llm.deltas import OnDelta, parts_of
+from app.llm.deltas import Tell, parts_of
 from app.llm.errors import (
     LLMCancelled,
     LLMContractError,
@@ -103,13 +103,13 @@ class LLMService:
         first delta, retries and fallbacks are as in `chat`; after it an error is final. Leaving early cancels it.
         """
 
-        async def answering(on_delta: OnDelta) -> LLMResponse:
-            return await self._chat(request, context, on_delta)
+        async def answering(tell: Tell) -> LLMResponse:
+            return await self._chat(request, context, tell)
 
         return LLMStream(answering, remember=self._streaming.add)
 
     async def _chat(
-        self, request: LLMRequest, context: LLMCallContext | None, on_delta: OnDelta | None = None
+        self, request: LLMRequest, context: LLMCallContext | None, tell: Tell | None = None
     ) -> LLMResponse:
         self._telemetry.call_started()
         started_s, call = self._clock.monotonic_s(), None
@@ -117,7 +117,7 @@ class LLMService:
             call = await begin(
                 request,
                 context,
-                on_delta,
+                tell,
                 settings=self._settings,
                 clock=self._clock,
                 new_id=self._wiring.new_id,
@@ -326,7 +326,7 @@ class LLMService:
             jitter=random.random,
             cached=cached,
             learn=self._learn,
-            on_delta=call.on_delta,
+            tell=call.tell,
         )
 
     def _learn(self, candidate: Candidate, lacking: str) -> None:

@@ -7,13 +7,13 @@ from collections.abc import Awaitable, Callable, Coroutine
 from types import TracebackType
 from typing import Any, Self
 
-from app.llm.deltas import Delta, OnDelta, deltas_of
+from app.llm.deltas import Answering, Delta, Tell, deltas_of
 from app.llm.types import LLMResponse
 
 ROOM = 16
 """Deltas that wait for a slow listener; then the provider is not read any further."""
 
-Answering = Callable[[OnDelta], Coroutine[Any, Any, LLMResponse]]
+Work = Callable[[Tell], Coroutine[Any, Any, LLMResponse]]
 
 
 class LLMStream:
@@ -23,16 +23,21 @@ class LLMStream:
     cancels it: the connection to the provider is closed and the run is recorded as CANCELLED with what had arrived.
     """
 
-    def __init__(
-        self, answering: Answering, *, remember: Callable[[asyncio.Task[LLMResponse]], None]
-    ) -> None:
-        self._answering: Answering | None = answering
+    def __init__(self, work: Work, *, remember: Callable[[asyncio.Task[LLMResponse]], None]) -> None:
+        self._work: Work | None = work
         self._remember = remember
         self._context = contextvars.copy_context()
         self._passage = _Passage()
         self._task: asyncio.Task[LLMResponse] | None = None
         self._response: LLMResponse | None = None
         self._over = False
+        self.answering: Answering | None = None
+        """Who answers, from the first delta on; None where the ledger does."""
+
+    @property
+    def whole(self) -> LLMResponse | None:
+        """The answer, from its first delta on, where it was there as a whole: a replay or a hit."""
+        return self._passage.whole
 
     @property
     def response(self) -> LLMResponse:
@@ -67,6 +72,9 @@ class LLMStream:
             raise StopAsyncIteration
         task = self._begin()
         delta = await self._passage.taken()
+        while isinstance(delta, Answering):
+            self.answering = delta
+            delta = await self._passage.taken()
         if delta is not None:
             return delta
         self._over = True
@@ -75,7 +83,7 @@ class LLMStream:
 
     async def aclose(self) -> None:
         """End the call, if it has not ended, and wait until it has; idempotent."""
-        self._over, self._answering = True, None
+        self._over, self._work = True, None
         if self._task is not None and not self._task.done():
             self._task.cancel()
             await asyncio.wait([self._task])
@@ -87,12 +95,12 @@ class LLMStream:
 
     def _begin(self) -> asyncio.Task[LLMResponse]:
         if self._task is None:
-            if self._answering is None:
+            if self._work is None:
                 raise RuntimeError("the stream was closed before it began")
-            work = _through(self._passage, self._answering)
+            work = _through(self._passage, self._work)
             self._task = asyncio.get_running_loop().create_task(work, context=self._context)
             self._task.add_done_callback(self._passage.close)
-            self._answering = None
+            self._work = None
             self._remember(self._task)
         return self._task
 
@@ -123,10 +131,11 @@ class Streaming:
             task.exception()  # looked at, for a listener that left will not
 
 
-async def _through(passage: "_Passage", answering: Answering) -> LLMResponse:
+async def _through(passage: "_Passage", answering: Work) -> LLMResponse:
     """Answer, with every part as a delta of its own where the answer came as a whole."""
     response = await answering(passage.give)
     if not passage.used:
+        passage.whole = response
         for delta in deltas_of(response.parts):
             await passage.give(delta)
     return response
@@ -136,12 +145,13 @@ class _Passage:
     """Hands deltas from the task of the call to its listener; a giver waits while there is no room."""
 
     def __init__(self) -> None:
-        self._waiting: deque[Delta] = deque()
+        self._waiting: deque[Answering | Delta] = deque()
         self._closed = False
         self._changed: asyncio.Future[None] | None = None
         self.used = False
+        self.whole: LLMResponse | None = None
 
-    async def give(self, delta: Delta) -> None:
+    async def give(self, delta: Answering | Delta) -> None:
         """Put one in; return once there is room for another."""
         self.used = True
         self._waiting.append(delta)
@@ -149,7 +159,7 @@ class _Passage:
         while len(self._waiting) >= ROOM:
             await self._change()
 
-    async def taken(self) -> Delta | None:
+    async def taken(self) -> Answering | Delta | None:
         """Return the next one; None when the call has ended and all were taken."""
         while not self._waiting:
             if self._closed:
