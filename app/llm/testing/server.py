@@ -135,6 +135,11 @@ class StubServer(ABC):
         return self._record.max_in_flight
 
     @property
+    def chunks(self) -> int:
+        """Chunks of streams written so far."""
+        return self._record.chunks
+
+    @property
     def abandoned(self) -> int:
         """Model calls whose client hung up before the answer was complete."""
         return self._record.abandoned
@@ -149,7 +154,7 @@ class StubServer(ABC):
 
     def wait_for_chunks(self, n: int, timeout_s: float = 10) -> None:
         """Block this thread until `n` chunks of streams were written, else raise TimeoutError."""
-        self._record.wait(lambda: self._record.chunks >= n, f"{n} chunks", timeout_s)
+        self._record.wait(lambda: self.chunks >= n, f"{n} chunks", timeout_s)
 
     def wait_for_request(self, path: str, n: int = 1, timeout_s: float = 10) -> None:
         """Block this thread until `n` requests to exactly `path` have arrived, else raise TimeoutError."""
