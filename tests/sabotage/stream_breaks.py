@@ -64,7 +64,6 @@ STREAM_BREAKS = (
         "self._limit.move(min(until_s, self._ends_at_s))",
         "self._limit.move(self._ends_at_s)",
         (WIRE + "a_silence_between_two_chunks_is_a_stall",),
-        hangs_s=20,
     ),
     Break(
         "a-slow-listener-is-a-stall",
@@ -81,7 +80,6 @@ STREAM_BREAKS = (
         "self._ends_at_s = self._clock() + listener.left_s",
         "self._ends_at_s = self._clock() + 3600",
         (WIRE + "the_calls_time_ends_a_stream_that_goes_on",),
-        hangs_s=20,
     ),
     Break(
         "leaving-early-leaves-the-call-running",
@@ -116,6 +114,22 @@ STREAM_BREAKS = (
         'if payload.get("error") is not None and not self.finished:',
         "if False:",
         (WIRE + "a_stream_that_goes_wrong_ends_with_its_error",),
+    ),
+    Break(
+        "long-integers-of-a-stream-are-rounded",
+        "streams",
+        READERS,
+        "message = checked_message(exact_object(event))  # arguments may hold an integer of any size",
+        "pass",
+        (WIRE + "a_stream_of_one_chunk_means_what_the_whole_answer_means",),
+    ),
+    Break(
+        "thoughts-in-front-are-told-as-text",
+        "streams",
+        READERS,
+        "tagged=self._thoughts is None",
+        "tagged=False",
+        (WIRE + "tagged_thoughts_arrive_as_thoughts",),
     ),
     Break(
         "a-stream-has-no-cap",

@@ -76,6 +76,13 @@ async def test_parallel_calls_survive_whatever_their_indexes_and_ids(rig: Rig):
     assert [each.id for each in heard if isinstance(each, ToolCallDelta)] == [f"call_{i}" for i in range(5)]
 
 
+async def test_tagged_thoughts_arrive_as_thoughts(on_ollama: Rig):
+    on_ollama.stub.script(Reply.stream("<thi", "nk>hm</th", "ink>Hel", "lo"))
+    heard = list[Delta]()
+    reply = await on_ollama.send(on_delta=_into(heard))
+    assert parts_of(heard) == reply.parts == (ThinkingPart(text="hm"), TextPart(text="Hello"))
+
+
 @pytest.mark.parametrize("provider", BOTH)
 async def test_a_stream_of_one_chunk_means_what_the_whole_answer_means(provider: str):
     """The corpus of whole answers, each as the only chunk of a stream."""
@@ -295,22 +302,25 @@ async def test_a_silence_before_the_first_delta_is_the_attempts_time(rig: Rig):
 
 @pytest.mark.parametrize("overrides", [{"stream_idle_timeout_s": 0.2}])
 async def test_a_silence_between_two_chunks_is_a_stall(rig: Rig):
-    """Comments and blank lines do not end it."""
+    """What keeps a connection alive does not end it."""
     with rig.stub.gate() as gate:
-        rig.stub.script(Reply.stream("Hel", gate, "lo"))
+        rig.stub.script(Reply.stream("Hel", b"\n", gate, "lo"))
         heard = list[Delta]()
         with pytest.raises(LLMTimeout, match="LLM_STREAM_IDLE_TIMEOUT_S") as caught:
-            await rig.send(on_delta=_into(heard))
+            await rig.send(on_delta=_into(heard), stream_s=10)
         await asyncio.to_thread(rig.stub.wait_for_abandoned, 1)
     assert (heard, caught.value.possibly_paid) == ([TextDelta("Hel")], True)
 
 
 @pytest.mark.parametrize("overrides", [{"stream_idle_timeout_s": 0.2}])
 async def test_a_slow_listener_is_no_stall_of_the_provider(rig: Rig):
+    gate = rig.stub.gate()
+
     async def slow(_: Delta) -> None:
+        gate.release()
         await asyncio.sleep(0.5)
 
-    rig.stub.script(Reply.stream("Hel", "lo"))
+    rig.stub.script(Reply.stream("Hel", gate, "lo"))
     assert (await rig.send(on_delta=slow)).parts == (TextPart(text="Hello"),)
 
 
@@ -332,7 +342,7 @@ async def test_the_calls_time_ends_a_stream_that_goes_on(rig: Rig):
     with rig.stub.gate() as gate:
         rig.stub.script(Reply.stream("Hel", gate, "lo"))
         with pytest.raises(LLMTimeout, match="no complete answer in time"):
-            await rig.send(on_delta=_into([]), timeout_s=5, stream_s=0.3)
+            await asyncio.wait_for(rig.send(on_delta=_into([]), timeout_s=5, stream_s=0.3), 10)
 
 
 async def test_a_stream_larger_than_the_cap_is_refused(rig: Rig):
