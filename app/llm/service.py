@@ -133,7 +133,8 @@ class LLMService:
         """Return a view whose ledger writes go through the caller's `AsyncSession`, and are committed by the caller.
 
         Weaker: others see STARTED only after the commit; on SQLite the write lock is held while the provider
-        works; two keys in opposite order can deadlock; a rollback after a paid call loses its record.
+        works; two keys in opposite order can deadlock; a rollback after a paid call loses its record. A stream uses the
+        session from a task of its own until it has ended.
 
         Raises:
             LLMContractError: Runs are not persisted.

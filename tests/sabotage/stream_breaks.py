@@ -61,7 +61,7 @@ STREAM_BREAKS = (
         "a-stall-within-an-answer-is-waited-for",
         "streams",
         OUTLET,
-        "self._limit.move(min(until_s, self._ends_at_s))",
+        "self._limit.move(min(self._clock() + self._idle_s, self._ends_at_s))",
         "self._limit.move(self._ends_at_s)",
         (WIRE + "a_silence_between_two_chunks_is_a_stall",),
     ),

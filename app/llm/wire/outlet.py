@@ -30,7 +30,6 @@ class Outlet:
         self._reader: Heard | None = None
         self._chunks = 0
         self._begun = False
-        self._idle = False
 
     def opened(self, reader: R) -> R:
         """Note who reads the answer, and return it."""
@@ -40,7 +39,7 @@ class Outlet:
     async def give(self, deltas: Iterable[Delta]) -> None:
         """Pass on what the reader has found in what came last, and begin to wait for more."""
         for delta in deltas:
-            self._begun, self._idle = True, False
+            self._begun = True
             self._limit.move(self._ends_at_s)
             await self._on_delta(delta)
         reader = self._reader
@@ -50,9 +49,7 @@ class Outlet:
         if reader.finished:
             self._limit.move(self._clock() + 2 * LINGER_S)  # an answer that is complete is not lost any more
         elif self._begun:
-            until_s = self._clock() + self._idle_s
-            self._idle = until_s < self._ends_at_s
-            self._limit.move(min(until_s, self._ends_at_s))
+            self._limit.move(min(self._clock() + self._idle_s, self._ends_at_s))
 
     def answer(self) -> Answer | None:
         """Return the answer; as `Heard.answer`."""
@@ -62,6 +59,6 @@ class Outlet:
 
     def out_of_time(self) -> TimeoutError:
         """Return which of the limits was reached."""
-        if self._idle:
+        if self._begun and self._limit.ends_at_s < self._ends_at_s:
             return Stalled(f"nothing came for {self._idle_s:g} s (LLM_STREAM_IDLE_TIMEOUT_S)")
         return TimeoutError()
