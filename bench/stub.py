@@ -6,6 +6,7 @@ Every answer differs in one number, because equal texts would be stored once and
 import asyncio
 import json
 import sys
+from collections.abc import Iterator
 from itertools import count
 
 BUSY = "busy"
@@ -18,6 +19,9 @@ _TEXT = (
     * 3
 )
 _HEADERS_END = b"\r\n\r\n"
+_STREAM = b'"stream":true'
+CHUNKS = 256
+"""Chunks of a streamed answer, the last one included."""
 
 
 class Provider(asyncio.Protocol):
@@ -43,7 +47,11 @@ class Provider(asyncio.Protocol):
                 return
             body = bytes(self._waiting[whole - size : whole])
             del self._waiting[:whole]
-            self._transport.write(_reply(head, body, next(self._numbers)))
+            if _STREAM in body:
+                for chunk in _streamed(next(self._numbers)):
+                    self._transport.write(chunk)
+            else:
+                self._transport.write(_reply(head, body, next(self._numbers)))
 
 
 def _content_length(head: bytes) -> int:
@@ -64,6 +72,23 @@ def _reply(head: bytes, body: bytes, number: int) -> bytes:
     if b":generateContent" in path:
         return _http("200 OK", _gemini(f"{number}: {_TEXT}"))
     return _http("404 Not Found", {"error": f"the stub knows no {path.decode()}"})
+
+
+def _streamed(number: int) -> Iterator[bytes]:
+    """Yield the head of a streamed answer of Ollama's and its chunks, each as a provider writes it."""
+    yield b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n"
+    for place in range(CHUNKS - 1):
+        said = {"message": {"role": "assistant", "content": f"{number}.{place} "}, "done": False}
+        yield _chunk({**_HEAD, **said})
+    yield _chunk({**_ollama(""), **_HEAD}) + b"0\r\n\r\n"
+
+
+_HEAD = {"model": "llama3.2", "created_at": "2026-03-01T12:00:00.000000Z"}
+
+
+def _chunk(body: object) -> bytes:
+    line = json.dumps(body).encode() + b"\n"
+    return f"{len(line):x}\r\n".encode() + line + b"\r\n"
 
 
 def _ollama(text: str) -> dict[str, object]:

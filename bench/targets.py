@@ -109,6 +109,18 @@ TARGETS: tuple[Target, ...] = (
     ),
     Target("import app.llm: RSS", probed("imports", "llm_rss_mb"), 45.0, unit="MB"),
     Target("import app.llm: of aiohttp, SQLAlchemy, asyncpg, litellm", probed("imports", "llm_heavy"), 0.0, unit="loaded"),
+    Target(
+        "stream, unpersisted: wait for the first chunk x a raw one's",
+        probed("streams", "unpersisted_first_ms") / probed("streams", "raw_first_ms"), 2.0,
+    ),
+    Target(
+        "stream, SQLite: wait for the first chunk x a raw one's",
+        probed("streams", "sqlite_first_ms") / probed("streams", "raw_first_ms"), 2.0,
+    ),
+    Target(
+        "stream, unpersisted: CPU per chunk x raw aiohttp and orjson",
+        probed("streams", "unpersisted_chunk_us") / probed("streams", "raw_chunk_us"), 3.0,
+    ),
     Target("longest loop stall at 64, SQLite", stall("sqlite", 64), 50.0, unit="ms"),
     Target("longest loop stall at 64, PostgreSQL", stall("postgres", 64), 50.0, unit="ms"),
     Target("p99 over p50 at 64, SQLite", spread("sqlite", 64), 5.0),

@@ -63,6 +63,12 @@ class Within:
             if not others and kind is asyncio.CancelledError:
                 raise TimeoutError from error
 
+    def move(self, ends_at_s: float) -> None:
+        """End the block at another time, by the clock of its loop, unless its time is over already."""
+        if not self.expired:
+            self.ends_at_s = ends_at_s
+            self._watch.add(self)
+
     def expire(self) -> None:
         """End the block: its time is over."""
         self.expired = True

@@ -2,6 +2,7 @@
 
 from app.llm.candidates import Candidate, ProviderCaps, RouteDecision, RouteEntry, RouteReason
 from app.llm.context import call_scope
+from app.llm.deltas import Delta, TextDelta, ThinkingDelta, ToolCallDelta
 from app.llm.errors import LLMContractError, LLMError, LLMLedgerError, LLMProviderError
 from app.llm.messages import (
     ImagePart,
@@ -16,6 +17,7 @@ from app.llm.messages import (
 )
 from app.llm.service import LLMService
 from app.llm.settings import LLMSettings, load_settings
+from app.llm.streams import LLMStream
 from app.llm.types import (
     Attempt,
     CacheMode,
@@ -34,6 +36,7 @@ __all__ = [
     "Attempt",
     "CacheMode",
     "Candidate",
+    "Delta",
     "FinishReason",
     "ImagePart",
     "LLMCallContext",
@@ -48,6 +51,7 @@ __all__ = [
     "LLMResponse",
     "LLMService",
     "LLMSettings",
+    "LLMStream",
     "Message",
     "ProviderCaps",
     "ResponseFormat",
@@ -55,9 +59,12 @@ __all__ = [
     "RouteEntry",
     "RouteReason",
     "ServedFrom",
+    "TextDelta",
     "TextPart",
+    "ThinkingDelta",
     "ThinkingPart",
     "TokenUsage",
+    "ToolCallDelta",
     "ToolCallPart",
     "ToolChoiceTool",
     "ToolResultPart",

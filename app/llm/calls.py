@@ -8,6 +8,7 @@ from typing import Any
 
 from app.llm.candidates import RouteDecision
 from app.llm.context import ResolvedContext, resolve_context
+from app.llm.deltas import Tell
 from app.llm.errors import LLMInvalidRequest, LLMKeyUnavailable
 from app.llm.fingerprint import prompt_sha256, request_sha256
 from app.llm.messages import ImagePart, TextPart, ToolResultPart
@@ -37,6 +38,8 @@ class Call:
     prompt_sha256: str
     request_sha256: str
     deadline: Deadline
+    tell: Tell | None = None
+    """Who listens to the answer as it arrives."""
 
     @property
     def key(self) -> str | None:
@@ -47,6 +50,7 @@ class Call:
 async def begin(
     request: LLMRequest,
     context: LLMCallContext | None,
+    tell: Tell | None = None,
     *,
     settings: LLMSettings,
     clock: Clock,
@@ -76,6 +80,7 @@ async def begin(
         prompt_sha256=prompt,
         request_sha256=request_sha256(request, prompt=prompt),
         deadline=deadline,
+        tell=tell,
     )
 
 

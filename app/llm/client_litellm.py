@@ -7,30 +7,55 @@ error classes are not used; how much of it a call goes through is the business o
 import asyncio
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from app.core.deadlines import Deadlines
+from app.core.deadlines import Deadlines, Within
 from app.llm.candidates import Candidate
 from app.llm.errors import LLMAuth, LLMInternal, LLMProviderError, LLMTimeout
 from app.llm.limits import Limits, Slot
-from app.llm.ports import ProviderReply
+from app.llm.ports import Listener, ProviderReply
 from app.llm.providers import gemini, ollama
 from app.llm.redaction import Redactor
 from app.llm.settings import LLMSettings
 from app.llm.telemetry import Telemetry
 from app.llm.types import LLMProvider, LLMRequest
-from app.llm.wire.answers import reply_of
+from app.llm.wire.answers import Answer, reply_of
 from app.llm.wire.errors import map_error
 from app.llm.wire.exchange import GOOD, Exchange
 from app.llm.wire.loading import load_litellm
+from app.llm.wire.outlet import Outlet
 
 if TYPE_CHECKING:
+    from app.llm.wire.lane import Lane
     from app.llm.wire.lanes import Lanes
 
 MAX_REPLY_BYTES = 16 * 2**20
 
 _MODULES: Mapping[LLMProvider, ModuleType] = {LLMProvider.OLLAMA: ollama, LLMProvider.GEMINI: gemini}
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """How one send goes: through which slot, within what time, told to whom."""
+
+    slot: Slot
+    limit: Within
+    timeout_s: float
+    on_send: Callable[[float], None]
+    outlet: Outlet | None
+
+    async def taken(
+        self, lane: "Lane", candidate: Candidate, options: Mapping[str, Any], exchange: Exchange
+    ) -> Answer | None:
+        if self.outlet is None:
+            return await lane.send(candidate, options, exchange)
+        await lane.stream(candidate, options, exchange, self.outlet)
+        return self.outlet.answer()
+
+    def out_of_time(self) -> TimeoutError:
+        return self.outlet.out_of_time() if self.outlet else TimeoutError()
 
 
 class LiteLLMClient:
@@ -75,10 +100,14 @@ class LiteLLMClient:
         workspace_id: str,
         timeout_s: float,
         on_send: Callable[[float], None],
+        listener: Listener | None = None,
     ) -> ProviderReply:
         """Return the candidate's answer; as in `ChatClient.send`."""
         slot = self._limits.slot(candidate.provider, run_id, workspace_id)
-        outcome = await self._outcome(request, candidate, slot, timeout_s, on_send)
+        limit = self._deadlines.within(timeout_s)
+        idle_s = self._settings.stream_idle_timeout_s
+        outlet = None if listener is None else Outlet(listener, limit, idle_s=idle_s)
+        outcome = await self._outcome(request, candidate, _Way(slot, limit, timeout_s, on_send, outlet))
         if isinstance(outcome, LLMProviderError):
             # Here, where no exception is handled and no frame knows the key: chains and tracebacks get logged.
             raise outcome.with_traceback(None) from None
@@ -99,9 +128,7 @@ class LiteLLMClient:
         self,
         request: LLMRequest,
         candidate: Candidate,
-        slot: Slot,
-        timeout_s: float,
-        on_send: Callable[[float], None],
+        way: "_Way",
     ) -> ProviderReply | LLMProviderError:
         provider = _MODULES[candidate.provider]
         if not provider.usable(self._settings):
@@ -110,18 +137,17 @@ class LiteLLMClient:
             )
         options = provider.call_options(self._settings, candidate.model, request)
         waited_ms: float | None = None
-        exchange = Exchange(max_bytes=self._max_reply_bytes, on_send=lambda: on_send(waited_ms or 0.0))
-        deadline = self._deadlines.within(timeout_s)
+        exchange = Exchange(max_bytes=self._max_reply_bytes, on_send=lambda: way.on_send(waited_ms or 0.0))
         try:
-            lanes = self._lanes or await self._opened()
-            with deadline:
-                async with slot as waited_ms:
-                    answer = await lanes.of[candidate.provider].send(candidate, options, exchange)
+            lane = (self._lanes or await self._opened()).of[candidate.provider]
+            with way.limit:
+                async with way.slot as waited_ms:
+                    answer = await way.taken(lane, candidate, options, exchange)
             return reply_of(answer, exchange, request, candidate, window=options.get("num_ctx"))
         except Exception as error:  # noqa: BLE001  # whatever a library raises becomes one of our errors
-            if waited_ms is None and deadline.expired:
-                return self._no_slot(candidate, timeout_s)
-            cause = TimeoutError() if deadline.expired else exchange.failure or error
+            if waited_ms is None and way.limit.expired:
+                return self._no_slot(candidate, way.timeout_s)
+            cause = way.out_of_time() if way.limit.expired else exchange.failure or error
             return cause if isinstance(cause, LLMProviderError) else self._failed(cause, candidate, exchange)
 
     def _no_slot(self, candidate: Candidate, timeout_s: float) -> LLMTimeout:

@@ -8,8 +8,8 @@ from typing import Protocol
 from pydantic import JsonValue
 
 from app.llm.candidates import Candidate, RouteDecision
+from app.llm.deltas import OnDelta, Parts
 from app.llm.errors import LLMError
-from app.llm.messages import TextPart, ThinkingPart, ToolCallPart
 from app.llm.types import Attempt, CacheMode, FinishReason, LLMProfile, LLMRequest, LLMResponse, TokenUsage
 
 
@@ -41,11 +41,20 @@ class IdFactory(Protocol):
 class ProviderReply:
     """One usable answer of one provider, normalised; `parts` hold deterministic tool-call ids."""
 
-    parts: tuple[TextPart | ToolCallPart | ThinkingPart, ...]
+    parts: Parts
     """As in `LLMResponse.parts`."""
     finish_reason: FinishReason
     usage: TokenUsage
     http_status: int | None = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """Who is given an answer as it arrives, one delta after another."""
+
+    on_delta: OnDelta
+    left_s: float
+    """Seconds from now for the whole stream; they take the place of the send's time with the first delta."""
 
 
 class ChatClient(Protocol):
@@ -60,6 +69,7 @@ class ChatClient(Protocol):
         workspace_id: str,
         timeout_s: float,
         on_send: Callable[[float], None],
+        listener: Listener | None = None,
     ) -> ProviderReply:
         """Return the candidate's answer.
 
@@ -72,6 +82,7 @@ class ChatClient(Protocol):
             on_send: Called once, right before the request is written, with the milliseconds that were spent waiting
                 for a slot. Where it was not called, nothing was sent; an LLMProviderError that it raises is raised,
                 and nothing is sent.
+            listener: Who is given the answer as it arrives; None asks for the whole at once.
 
         Raises:
             LLMProviderError: With `provider`, `model`, and `http_status`, `retry_after_s`, `usage` where known.
@@ -209,6 +220,8 @@ class Failure:
     attempts: Sequence[Attempt]
     queue_wait_ms: float
     latency_ms: float
+    partial: Parts = ()
+    """What had arrived of the answer of the last attempt."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

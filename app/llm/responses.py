@@ -1,13 +1,13 @@
 """Answers with their provenance: the same stored text says whether it was made, replayed or hit this time. Pure."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from app.llm.candidates import Candidate
-from app.llm.messages import TextPart, ThinkingPart, ToolCallPart
+from app.llm.deltas import Delta, Parts, ToolCallDelta
+from app.llm.messages import ToolCallPart
 from app.llm.ports import NewRun, ProviderReply
 from app.llm.types import Attempt, LLMResponse, ServedFrom
-
-Parts = tuple[TextPart | ToolCallPart | ThinkingPart, ...]
 
 _PROMPT_CHARS = 12
 
@@ -75,8 +75,19 @@ def with_stable_ids(parts: Parts, prompt_sha256: str) -> Parts:
     """
     ordinals = iter(range(len(parts)))
     return tuple(
-        part.model_copy(update={"id": f"call_{prompt_sha256[:_PROMPT_CHARS]}_{next(ordinals)}"})
+        part.model_copy(update={"id": _call_id(prompt_sha256, next(ordinals))})
         if part.type == "tool_call"
         else part
         for part in parts
     )
+
+
+def with_stable_id(delta: Delta, prompt_sha256: str) -> Delta:
+    """Return a delta that names its call as the answer will."""
+    if isinstance(delta, ToolCallDelta):
+        return replace(delta, id=_call_id(prompt_sha256, delta.index))
+    return delta
+
+
+def _call_id(prompt_sha256: str, ordinal: int) -> str:
+    return f"call_{prompt_sha256[:_PROMPT_CHARS]}_{ordinal}"

@@ -8,10 +8,20 @@ from typing import Any, NamedTuple
 
 from app.llm.breaker import Breaker, Permit
 from app.llm.candidates import Candidate
+from app.llm.deltas import Answering, Delta, Tell
 from app.llm.errors import LLMCancelled, LLMError, LLMInternal, LLMProviderError, LLMTimeout, LLMUnavailable
-from app.llm.ports import ChatClient, Clock, LLMRunRepo, NewRun, ProviderReply, StoredAnswer
+from app.llm.ports import ChatClient, Clock, Listener, LLMRunRepo, NewRun, ProviderReply, StoredAnswer
 from app.llm.pricing import cost_usd
-from app.llm.retry import Again, RetryPolicy, Stop, acceptable_next, attempt_timeout_s
+from app.llm.responses import with_stable_id
+from app.llm.retry import (
+    Again,
+    RetryPolicy,
+    Stop,
+    StopReason,
+    Verdict,
+    acceptable_next,
+    attempt_timeout_s,
+)
 from app.llm.telemetry import Telemetry
 from app.llm.types import UNKNOWN_USAGE, Attempt
 
@@ -80,6 +90,10 @@ class Sends:
     """The cached answer of a fallback candidate, looked up before its first send."""
     learn: Callable[[Candidate, str], None]
     """Told of a capability that a candidate turned out to lack, in the provider's word for it."""
+    tell: Tell | None = None
+    """Who is given the answer as it arrives."""
+    heard: list[Delta] = field(default_factory=list)
+    """What that was given so far. From the first delta on the call belongs to its candidate: an error is final."""
     attempts: list[Attempt] = field(default_factory=list)
     queue_wait_ms: float = 0.0
 
@@ -107,10 +121,7 @@ class Sends:
             if "capability" in error.facts:
                 self.learn(candidate, str(error.facts["capability"]))
             following = self._following(error, position)
-            verdict = self.policy.decide(
-                error, sends_total=tries, sends_here=tries_here, left_s=self.deadline.left_s(),
-                has_next=following is not None, jitter=self.jitter(),
-            )  # fmt: skip
+            verdict = self._verdict(error, tries, tries_here, has_next=following is not None)
             names = {"provider": candidate.provider.value, "model": candidate.model}
             if isinstance(verdict, Again):
                 self.telemetry.retried(**names)
@@ -127,6 +138,14 @@ class Sends:
         return error.with_facts(
             run_id=self.run.run_id, attempts=tuple(self.attempts), retry_after_s=retry_after_s
         )
+
+    def _verdict(self, error: LLMError, tries: int, tries_here: int, *, has_next: bool) -> Verdict:
+        if self.heard:
+            return Stop(reason=StopReason.FINAL, retry_after_s=error.retry_after_s)
+        return self.policy.decide(
+            error, sends_total=tries, sends_here=tries_here, left_s=self.deadline.left_s(),
+            has_next=has_next, jitter=self.jitter(),
+        )  # fmt: skip
 
     def _following(self, error: LLMError, position: int) -> int | None:
         kept = self.run.route.kept
@@ -150,6 +169,7 @@ class Sends:
                 workspace_id=self.run.workspace_id,
                 timeout_s=timeout_s,
                 on_send=lambda waited_ms: self._begin(send, waited_ms),
+                **self._listened(candidate),
             )
         except (LLMProviderError, asyncio.CancelledError) as error:
             self._ended(send, error)
@@ -161,6 +181,21 @@ class Sends:
             raise internal from defect
         self._ended(send, reply)
         return reply
+
+    def _listened(self, candidate: Candidate) -> dict[str, Any]:
+        if self.tell is None:
+            return {}
+        tell, prompt = self.tell, self.run.prompt_sha256
+
+        async def on_delta(delta: Delta) -> None:
+            """Pass a delta on; it counts as heard even if nobody takes it any more."""
+            if not self.heard:
+                await tell(Answering(candidate.provider, candidate.model))
+            delta = with_stable_id(delta, prompt)
+            self.heard.append(delta)
+            await tell(delta)
+
+        return {"listener": Listener(on_delta, self.deadline.left_s())}
 
     def _timeout_s(self, candidate: Candidate, to_come: int) -> float:
         timeout_s = attempt_timeout_s(
@@ -191,6 +226,8 @@ class Sends:
     def _ended(self, send: "_Send", outcome: _Outcome) -> None:
         """Record a send that began, and tell the breaker; one that never did had nothing but its wait."""
         begun = send.begun
+        if self.heard and isinstance(outcome, LLMProviderError):
+            outcome.possibly_paid = True
         if begun is None:
             if isinstance(outcome, LLMTimeout | asyncio.CancelledError):
                 self._waited(send, (self.deadline.clock.monotonic_s() - send.asked_at_s) * 1000)

@@ -12,6 +12,7 @@ from app.llm.cache import CacheRules, slot_for
 from app.llm.calls import Call, begin, run_of
 from app.llm.candidates import Candidate, RouteDecision
 from app.llm.context import workspace_of
+from app.llm.deltas import Tell, parts_of
 from app.llm.errors import (
     LLMCancelled,
     LLMContractError,
@@ -41,6 +42,7 @@ from app.llm.retry import RetryPolicy
 from app.llm.router import LLMRouter, no_candidate, without
 from app.llm.sends import Sends
 from app.llm.settings import LLMSettings
+from app.llm.streams import LLMStream, Streaming
 from app.llm.telemetry import EVENT_FENCED, EVENT_TAKEOVER, Telemetry
 from app.llm.types import LLMCallContext, LLMProfile, LLMRequest, LLMResponse
 
@@ -78,6 +80,7 @@ class LLMService:
         self._breaker = wiring.breaker or Breaker.from_settings(settings, wiring.clock)
         self._catalog = wiring.catalog
         self._settings = settings
+        self._streaming = Streaming()
 
     async def chat(self, request: LLMRequest, *, context: LLMCallContext | None = None) -> LLMResponse:
         """Return an answer: replayed, from the cache, or live from the first candidate that can give one.
@@ -91,12 +94,30 @@ class LLMService:
             LLMProviderError: No candidate answered; `attempts` and `run_id` tell the story.
             LLMLedgerError: The database is away; nothing was sent.
         """
+        return await self._chat(request, context)
+
+    def stream(self, request: LLMRequest, *, context: LLMCallContext | None = None) -> LLMStream:
+        """Return the same call as a stream: deltas as they arrive, then the `LLMResponse`.
+
+        It begins when it is entered (`async with`) or iterated over, and raises there what `chat` raises. Until the
+        first delta, retries and fallbacks are as in `chat`; after it an error is final. Leaving early cancels it.
+        """
+
+        async def answering(tell: Tell) -> LLMResponse:
+            return await self._chat(request, context, tell)
+
+        return LLMStream(answering, remember=self._streaming.add)
+
+    async def _chat(
+        self, request: LLMRequest, context: LLMCallContext | None, tell: Tell | None = None
+    ) -> LLMResponse:
         self._telemetry.call_started()
         started_s, call = self._clock.monotonic_s(), None
         try:
             call = await begin(
                 request,
                 context,
+                tell,
                 settings=self._settings,
                 clock=self._clock,
                 new_id=self._wiring.new_id,
@@ -112,7 +133,8 @@ class LLMService:
         """Return a view whose ledger writes go through the caller's `AsyncSession`, and are committed by the caller.
 
         Weaker: others see STARTED only after the commit; on SQLite the write lock is held while the provider
-        works; two keys in opposite order can deadlock; a rollback after a paid call loses its record.
+        works; two keys in opposite order can deadlock; a rollback after a paid call loses its record. A stream uses the
+        session from a task of its own until it has ended.
 
         Raises:
             LLMContractError: Runs are not persisted.
@@ -161,7 +183,8 @@ class LLMService:
         await self._repo.drain()
 
     async def close(self) -> None:
-        """Drain, then close connections; idempotent. A joined view leaves those of its service open."""
+        """End open streams, drain, then close connections; idempotent. A joined view leaves its service's open."""
+        await self._streaming.end()
         await self._repo.close()
         if not self._repo.inline:
             await self._wiring.client.close()
@@ -304,6 +327,7 @@ class LLMService:
             jitter=random.random,
             cached=cached,
             learn=self._learn,
+            tell=call.tell,
         )
 
     def _learn(self, candidate: Candidate, lacking: str) -> None:
@@ -370,4 +394,5 @@ def _failure(call: Call, sends: Sends, error: LLMError) -> Failure:
         attempts=sends.attempts,
         queue_wait_ms=sends.queue_wait_ms,
         latency_ms=call.deadline.spent_ms(),
+        partial=parts_of(sends.heard),
     )

@@ -159,7 +159,9 @@ class LLMSettings(BaseSettings):
     default_timeout_s: float = Field(default=120.0, gt=0, le=86_400)
     """Seconds for a whole call that names no timeout: queueing, every send, every wait."""
     attempt_timeout_s: float = Field(default=60.0, gt=0, le=86_400)
-    """Seconds for one send at most."""
+    """Seconds for one send at most; for a stream, until its first delta."""
+    stream_idle_timeout_s: float = Field(default=60.0, gt=0, le=86_400)
+    """Seconds between two chunks of a streamed answer, after which it fails."""
     max_attempts: int = Field(default=4, ge=1, le=100)
     """Sends of one call over all candidates."""
     attempts_per_candidate: int = Field(default=2, ge=1, le=100)

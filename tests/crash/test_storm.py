@@ -73,9 +73,13 @@ async def test_a_storm_of_cancellations_leaves_nothing_behind(db_url: str, outsi
 
     async def call() -> LLMResponse:
         number = next(numbers)  # three calls share a question: some of them wait for another one's flight
-        return await rigged.llm.chat(
-            request(f"Question {number // 3}", idempotency_key=f"k{number}" if number % 2 else None)
-        )
+        asked = request(f"Question {number // 3}", idempotency_key=f"k{number}" if number % 2 else None)
+        if number % 5:
+            return await rigged.llm.chat(asked)
+        async with rigged.llm.stream(asked) as stream:
+            async for _ in stream:
+                storm.event()
+        return stream.response
 
     with Stubs(chance, 4 * CANCELS, delay_s=0.005) as stubs:
         client = Observed(stubs, storm.event)

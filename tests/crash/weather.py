@@ -11,7 +11,7 @@ from app.llm.candidates import Candidate
 from app.llm.client_litellm import LiteLLMClient
 from app.llm.errors import LLMBadRequest, LLMError
 from app.llm.limits import Limits
-from app.llm.ports import ProviderReply
+from app.llm.ports import Listener, ProviderReply
 from app.llm.settings import isolated_settings
 from app.llm.testing import Reply, StubGemini, StubOllama
 from app.llm.testing.client import text_reply
@@ -42,6 +42,7 @@ class Moody:
         workspace_id: str,
         timeout_s: float,  # noqa: ARG002
         on_send: Callable[[float], None],
+        listener: Listener | None = None,  # noqa: ARG002
     ) -> ProviderReply:
         async with self.limits.slot(candidate.provider, run_id, workspace_id) as waited_ms:
             on_send(waited_ms)

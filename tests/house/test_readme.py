@@ -84,3 +84,17 @@ def test_a_replay_in_a_fresh_process_loads_no_litellm(wheel_dir: Path, tmp_path:
         replay = run(program, wheel_dir, tmp_path, LLM_OLLAMA_API_BASE=stub.base_url)
     assert " replay " in replay.stdout
     assert replay.stdout.endswith("[]\n")
+
+
+def test_the_streaming_block_prints_as_the_answer_arrives_and_again_from_the_ledger(
+    wheel_dir: Path, tmp_path: Path
+) -> None:
+    program = block("Streaming")
+    with StubOllama() as stub:
+        stub.script(Reply.stream("It sets ", "points.", usage=(9, 4)))
+        first = run(program, wheel_dir, tmp_path, LLM_OLLAMA_API_BASE=stub.base_url)
+        second = run(program, wheel_dir, tmp_path, LLM_OLLAMA_API_BASE=stub.base_url)
+        assert stub.sends == 1
+    assert (first.stdout, second.stdout) == ("It sets points.\nlive 4\n", "It sets points.\nreplay 0\n"), (
+        first.stderr + second.stderr
+    )

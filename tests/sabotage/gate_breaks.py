@@ -126,7 +126,7 @@ GATE_BREAKS = (
         "slots-are-not-bounded",
         "slots",
         CLIENT,
-        "async with slot as waited_ms:",
+        "async with way.slot as waited_ms:",
         "if True:",
         (LOOPS + "the_provider_never_sees_more_calls_at_once_than_the_limit",),
     ),

@@ -20,7 +20,7 @@ from app.llm.persistence.ledger import ClaimRules
 from app.llm.persistence.repo import SqlAlchemyLLMRunRepo
 from app.llm.persistence.spool.files import default_directory
 from app.llm.persistence.spool.pending import Spool
-from app.llm.ports import ChatClient, Clock, ProviderReply
+from app.llm.ports import ChatClient, Clock, Listener, ProviderReply
 from app.llm.providers import Catalog
 from app.llm.service import LLMService, Wiring
 from app.llm.settings import LLMSettings, OnAbandoned, StorePayloads
@@ -214,6 +214,7 @@ class Watched:
         workspace_id: str,  # noqa: ARG002
         timeout_s: float,  # noqa: ARG002  # the port's signature
         on_send: Callable[[float], None],
+        listener: Listener | None = None,  # noqa: ARG002
     ) -> ProviderReply:
         on_send(0.0)
         self.sends += 1

@@ -9,10 +9,11 @@ import pytest
 
 from app.llm.candidates import Candidate
 from app.llm.client_litellm import LiteLLMClient
+from app.llm.deltas import OnDelta
 from app.llm.errors import LLMProviderError
 from app.llm.limits import Limits
 from app.llm.messages import Message
-from app.llm.ports import ProviderReply
+from app.llm.ports import Listener, ProviderReply
 from app.llm.providers import Catalog
 from app.llm.settings import LiteLLMLane, LLMSettings, load_settings
 from app.llm.testing import Reply, StubGemini, StubOllama
@@ -40,7 +41,14 @@ class Rig:
         self.sends_begun.append(1)
         self.waits_ms.append(waited_ms)
 
-    async def send(self, request: LLMRequest = HELLO, *, timeout_s: float = 30) -> ProviderReply:
+    async def send(
+        self,
+        request: LLMRequest = HELLO,
+        *,
+        timeout_s: float = 30,
+        on_delta: OnDelta | None = None,
+        stream_s: float | None = None,
+    ) -> ProviderReply:
         return await self.client.send(
             request,
             self.candidate,
@@ -48,6 +56,7 @@ class Rig:
             workspace_id="w1",
             timeout_s=timeout_s,
             on_send=self._begun,
+            listener=Listener(on_delta, stream_s or timeout_s) if on_delta else None,
         )
 
     async def answer(self, reply: Reply, request: LLMRequest = HELLO) -> ProviderReply:

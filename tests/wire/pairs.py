@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from app.llm.client_litellm import LiteLLMClient
+from app.llm.deltas import Delta
 from app.llm.errors import LLMProviderError
 from app.llm.limits import Limits
 from app.llm.providers import Catalog
@@ -49,26 +50,37 @@ class Pair:
             lane: await ended(rig, reply, request, timeout_s=timeout_s) for lane, rig in self.rigs.items()
         }
 
-    async def left(self, request: LLMRequest) -> dict[LiteLLMLane, Any]:
+    async def left(self, request: LLMRequest, *, listened: bool = False) -> dict[LiteLLMLane, Any]:
         """Return what leaves for `request` in each lane, or the error that kept it."""
         sent: dict[LiteLLMLane, Any] = {}
         for lane, rig in self.rigs.items():
             before = len(self.stub.requests)
-            how = await ended(rig, None, request)
+            how = await ended(rig, None, request, listened=listened)
             sent[lane] = [seen(each) for each in self.stub.requests[before:]] or how
         return sent
 
 
-async def ended(rig: Rig, reply: Reply | None, request: LLMRequest = HELLO, *, timeout_s: float = 30) -> Any:
-    """Return the answer of one call, or what its error says."""
+async def ended(
+    rig: Rig,
+    reply: Reply | None,
+    request: LLMRequest = HELLO,
+    *,
+    timeout_s: float = 30,
+    listened: bool = False,
+) -> Any:
+    """Return the answer of one call, or what its error says; `listened`: as a stream."""
     rig.stub.always(reply)
     before = rig.stub.sends
     try:
-        outcome: Any = await rig.send(request, timeout_s=timeout_s)
+        outcome: Any = await rig.send(request, timeout_s=timeout_s, on_delta=_nobody if listened else None)
     except LLMProviderError as error:
         outcome = told(error)
     assert rig.stub.sends - before <= 1
     return outcome
+
+
+async def _nobody(_: Delta) -> None:
+    """Listen, and do nothing."""
 
 
 def told(error: LLMProviderError) -> dict[str, Any]:

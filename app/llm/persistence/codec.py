@@ -12,10 +12,20 @@ import zstandard
 from pydantic import Field, JsonValue, TypeAdapter
 from pydantic_core import from_json
 
+from app.llm.deltas import Parts
 from app.llm.errors import LLMLedgerUnavailable
 from app.llm.messages import Message, Part, TextPart, ThinkingPart, ToolCallPart
 from app.llm.ports import StoredAnswer
-from app.llm.types import NO_USAGE, FinishReason, LLMRequest, LLMResponse, ServedFrom, TokenUsage
+from app.llm.types import (
+    NO_USAGE,
+    UNKNOWN_USAGE,
+    FinishReason,
+    LLMProvider,
+    LLMRequest,
+    LLMResponse,
+    ServedFrom,
+    TokenUsage,
+)
 
 VERSION = 1
 RAW = 0
@@ -157,15 +167,28 @@ def encode_request(request: LLMRequest) -> bytes:
 
 def encode_response(response: LLMResponse) -> bytes:
     """Return the answer itself; provenance lives in the row's columns."""
-    texts, usage = _texts(response.parts), response.original_usage
+    return _encoded(
+        response.parts, response.original_usage, response.finish_reason, response.provider, response.model
+    )
+
+
+def encode_partial(parts: Parts, provider: LLMProvider, model: str) -> bytes:
+    """Return what had arrived of an answer; without a reason why it ended, nobody takes it for one."""
+    return _encoded(parts, UNKNOWN_USAGE, None, provider, model)
+
+
+def _encoded(
+    parts: Parts, usage: TokenUsage, finish: FinishReason | None, provider: LLMProvider, model: str
+) -> bytes:
+    texts = _texts(parts)
     counts = {"input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens}
     body = {
         "v": VERSION,
-        "parts": _PARTS.dump_python(response.parts, mode="json") if texts is None else texts,
-        "finish_reason": response.finish_reason.value,
+        "parts": _PARTS.dump_python(parts, mode="json") if texts is None else texts,
+        "finish_reason": finish.value if finish else None,
         "usage": counts,
-        "provider": response.provider.value,
-        "model": response.model,
+        "provider": provider.value,
+        "model": model,
     }
     return _to_json_bytes(body, alike=texts is not None and _is_written_alike(counts))
 

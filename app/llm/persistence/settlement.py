@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from app.llm.persistence.codec import PLAIN, Codec, encode_request, encode_response
+from app.llm.persistence.codec import PLAIN, Codec, encode_partial, encode_request, encode_response
 from app.llm.persistence.models import SUCCEEDED
 from app.llm.ports import Failure, NewRun, Success
 from app.llm.responses import paid
@@ -72,13 +72,18 @@ def of_failure(  # as above
     redact: Callable[[str], str] = str,
     codec: Codec = PLAIN,
 ) -> Settlement:
-    """Return how a run without an answer is settled; its error's text goes through `redact`."""
-    texts = _addressed(run, (encode_request(run.request),), codec)
+    """Return how a run without an answer is settled, with what had arrived; its error's text goes through `redact`."""
+    said: tuple[bytes, ...] = ()
+    if failure.partial and failure.attempts:
+        last = failure.attempts[-1]
+        said = (encode_partial(failure.partial, last.provider, last.model),)
+    texts = _addressed(run, (encode_request(run.request), *said), codec)
     values = _common(run, owner, failure.attempts, failure.queue_wait_ms, failure.latency_ms)
     values |= {
         "status": status, "error_code": failure.error.code,
         "error_message": storable(redact(failure.error.message)) if keep else None,
         "request_payload": texts[0][0] if keep else None,
+        "response_payload": texts[1][0] if keep and said else None,
         **_tokens(TokenUsage()),
         "cost_usd": paid(failure.attempts),
     }  # fmt: skip

@@ -50,11 +50,12 @@ def _parts(response: LLMResponse) -> list[pai.ModelResponsePart]:
         elif isinstance(part, ThinkingPart):
             parts.append(pai.ThinkingPart(part.text, signature=part.signature, provider_name=provider))
         else:
-            parts.append(_call(part, provider))
+            parts.append(tool_call(part, provider))
     return parts
 
 
-def _call(part: ToolCallPart, provider: str) -> pai.ToolCallPart:
+def tool_call(part: ToolCallPart, provider: str) -> pai.ToolCallPart:
+    """Return a call as PydanticAI's; its signature goes back to the provider that made it."""
     return pai.ToolCallPart(
         part.name,
         dict(part.arguments),

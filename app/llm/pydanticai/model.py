@@ -1,7 +1,7 @@
 """A PydanticAI model whose every request is routed, recorded and replayable: the service decides who answers."""
 
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -26,6 +26,8 @@ from app.llm.pydanticai.internals import get_current_run_context
 from app.llm.pydanticai.lanes import Lane, meet
 from app.llm.pydanticai.settings import request_fields, warn_about_unhonoured
 from app.llm.pydanticai.steps import agent_facts, agreed, answered_before, named_by, step_key
+from app.llm.pydanticai.streams import LiveStreamedResponse
+from app.llm.streams import LLMStream
 from app.llm.types import (
     CacheMode,
     LLMCallContext,
@@ -44,6 +46,10 @@ class ChatService(Protocol):
 
     async def chat(self, request: LLMRequest, *, context: LLMCallContext | None = None) -> LLMResponse:
         """Return the answer, live, replayed or from the cache."""
+        ...
+
+    def stream(self, request: LLMRequest, *, context: LLMCallContext | None = None) -> LLMStream:
+        """Return the same call as a stream."""
         ...
 
     def candidates(self, *, profile: LLMProfile | None, model: str | None) -> tuple[Candidate, ...]:
@@ -159,16 +165,26 @@ class PydanticAiLiteLLMModel(Model[Any]):
         model_request_parameters: ModelRequestParameters,
         run_context: RunContext[Any] | None = None,
     ) -> AsyncGenerator[StreamedResponse]:
-        """Yield the complete answer as a stream: its parts arrive whole, after the provider has finished.
+        """Yield the answer as it arrives; a replay or a hit, which is there as a whole, part by part.
 
         Raises:
-            AgentRunError: As in `request`, before the first event.
+            AgentRunError: As in `request`: before the first event, and within the stream, which then is final.
         """
         run = run_context or get_current_run_context()
-        response = await self._answer(messages, model_settings, model_request_parameters, run)
-        yield CompletedStreamedResponse(
-            response, model_request_parameters=model_request_parameters, replay_events=True
-        )
+        request, context = self._asked(messages, model_settings, model_request_parameters, run)
+        async with self._llm.stream(request, context=context) as stream:
+            with self._told():
+                first = await anext(stream)
+            if stream.whole is not None:
+                yield CompletedStreamedResponse(
+                    model_response(stream.whole),
+                    model_request_parameters=model_request_parameters,
+                    replay_events=True,
+                )
+            else:
+                yield LiveStreamedResponse(
+                    model_request_parameters, stream=stream, first=first, told=self._told
+                )
 
     async def _answer(
         self,
@@ -177,18 +193,31 @@ class PydanticAiLiteLLMModel(Model[Any]):
         params: ModelRequestParameters,
         run: RunContext[Any] | None,
     ) -> ModelResponse:
+        request, context = self._asked(messages, settings, params, run)
+        with self._told():
+            response = await self._llm.chat(request, context=context)
+        return model_response(response)
+
+    def _asked(
+        self,
+        messages: list[ModelMessage],
+        settings: ModelSettings | None,
+        params: ModelRequestParameters,
+        run: RunContext[Any] | None,
+    ) -> tuple[LLMRequest, LLMCallContext]:
         check_allow_model_requests()
         merged = merge_model_settings(self.settings, settings) or ModelSettings()
         context = self._correlation(merged, run)
         request = self._request(messages, merged, params, run, context.idempotency_key)
         warn_about_unhonoured(merged, model=self.model_name, warned=self._warned)
+        return request, context.model_copy(update={"idempotency_key": None})
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
         try:
-            response = await self._llm.chat(
-                request, context=context.model_copy(update={"idempotency_key": None})
-            )
+            yield
         except LLMProviderError as error:
             raise model_error(error, asked=self.model_name) from error
-        return model_response(response)
 
     def _correlation(self, settings: ModelSettings, run: RunContext[Any] | None) -> LLMCallContext:
         told = self._context_of(run) if self._context_of and run else LLMCallContext()

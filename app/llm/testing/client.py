@@ -5,12 +5,23 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from app.llm.candidates import Candidate
+from app.llm.deltas import Delta
 from app.llm.errors import LLMError
 from app.llm.messages import TextPart
-from app.llm.ports import ProviderReply
+from app.llm.ports import Listener, ProviderReply
 from app.llm.types import FinishReason, LLMRequest, TokenUsage
 
-Scripted = ProviderReply | LLMError | Callable[[LLMRequest, Candidate], ProviderReply]
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """Deltas, as far as somebody listens, and what comes of them."""
+
+    deltas: tuple[Delta, ...]
+    then: ProviderReply | LLMError | None = None
+    """None is an answer that never ends."""
+
+
+Scripted = ProviderReply | LLMError | Told | Callable[[LLMRequest, Candidate], ProviderReply]
 
 
 def text_reply(text: str, *, input_tokens: int | None = 3, output_tokens: int | None = 5) -> ProviderReply:
@@ -46,6 +57,7 @@ class ScriptedClient:
         workspace_id: str,  # noqa: ARG002  # the port's signature
         timeout_s: float,
         on_send: Callable[[float], None],
+        listener: Listener | None = None,
     ) -> ProviderReply:
         """Give the next scripted outcome, within `timeout_s` seconds."""
         on_send(0.0)
@@ -54,6 +66,8 @@ class ScriptedClient:
             async with asyncio.timeout(timeout_s):
                 await self.gate.wait()
         outcome = self.script.pop(0) if self.script else text_reply(f"answer {self.sends}")
+        if isinstance(outcome, Told):
+            outcome = await _told(outcome, listener)
         if isinstance(outcome, LLMError):
             raise outcome
         return outcome(request, candidate) if callable(outcome) else outcome
@@ -64,3 +78,12 @@ class ScriptedClient:
     async def close(self) -> None:
         """Note it."""
         self.closed = True
+
+
+async def _told(told: Told, listener: Listener | None) -> ProviderReply | LLMError:
+    if listener is not None:
+        for delta in told.deltas:
+            await listener.on_delta(delta)
+    while told.then is None:
+        await asyncio.Event().wait()
+    return told.then

@@ -1,9 +1,12 @@
 """What a stub can be told to answer, free of any provider, so that one script runs against each of them."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Literal
+
+from app.llm.testing.gate import Gate
 
 Json = dict[str, Any]
 Provider = Literal["ollama", "gemini"]
@@ -84,6 +87,72 @@ class Failure:
     """Counted and allowed input tokens, for an exceeded context."""
 
 
+@dataclass(frozen=True, slots=True)
+class Thought:
+    """Some of what the model thinks, as a piece of a stream."""
+
+    text: str
+    signature: str | None = None
+    """Gemini's thoughtSignature (base64); Ollama has no place for it."""
+
+
+Piece = str | Thought | Call | Failure | bytes | Gate | tuple[Call, ...]
+"""One chunk of a stream: text, thoughts, calls, an error, exact bytes; or a gate, at which the stream waits."""
+
+
+class End(Enum):
+    """How a stream ends: with its last chunk, without it, or with the connection (RST)."""
+
+    LAST = "last"
+    UNFINISHED = "unfinished"
+    BROKEN = "broken"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stream:
+    """An answer chunk by chunk; whoever asks for no stream gets it whole."""
+
+    pieces: tuple[Piece, ...]
+    usage: tuple[int, int] | None = None
+    finish: str = "stop"
+    end: End = End.LAST
+    shape: Shape = Shape.PLAIN
+
+    def whole(self) -> Answer:
+        """Return what the pieces make together."""
+        texts = [piece for piece in self.pieces if isinstance(piece, str)]
+        thoughts = [piece.text for piece in self.pieces if isinstance(piece, Thought)]
+        calls = [
+            call
+            for piece in self.pieces
+            for call in (piece if isinstance(piece, tuple) else (piece,))
+            if isinstance(call, Call)
+        ]
+        return Answer(
+            text="".join(texts) if texts or not calls else None,
+            thinking="".join(thoughts) if thoughts else None,
+            calls=tuple(calls),
+            usage=self.usage,
+            finish=self.finish,
+            shape=self.shape,
+        )
+
+
+def pieces_of(answer: Answer) -> Stream:
+    """Return an answer as providers stream it: thoughts and text word by word, each call in a chunk of its own."""
+    words = _words(answer.text or "")
+    pieces: tuple[Piece, ...] = (
+        *(Thought(word) for word in _words(answer.thinking or "")),
+        *words,
+        *answer.calls,
+    )
+    return Stream(pieces=pieces, usage=answer.usage, finish=answer.finish, shape=answer.shape)
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\s*\S+\s*$|\s*\S+|\s+", text)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wire:
     """Exact bytes of an HTTP answer."""
@@ -92,6 +161,10 @@ class Wire:
     status: int = 200
     content_type: str = "application/json"
     headers: Mapping[str, str] = field(default_factory=dict)
+    chunks: tuple[bytes | Gate, ...] = ()
+    """If given, what is sent instead of `body`, each in a write of its own, in HTTP's chunked encoding."""
+    end: End = End.LAST
+    """How that ends."""
     padding_bytes: int = 0
     """Bytes of filler after `body`, made while they are sent so that no test holds them in memory."""
 

@@ -8,16 +8,26 @@ from http import HTTPStatus
 
 from aiohttp import web
 
-from app.llm.testing.content import Fault, FaultKind, Wire
+from app.llm.testing.content import End, Fault, FaultKind, Wire
+from app.llm.testing.gate import Gate
 
 _RST_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER of zero seconds: close sends RST
 _FILLER = b"x" * 65_536
 
 
 async def deliver(
-    request: web.BaseRequest, wire: Wire, fault: Fault | None, ended: Callable[[], None]
+    request: web.BaseRequest,
+    wire: Wire,
+    fault: Fault | None,
+    ended: Callable[[], None],
+    sent: Callable[[], None] = lambda: None,
 ) -> web.StreamResponse:
-    """Send `wire` and call `ended` before the client can notice the end (it may be called again later)."""
+    """Send `wire` and call `ended` before the client can notice the end (it may be called again later).
+
+    `sent` is called after each chunk of a stream.
+    """
+    if fault is None and wire.chunks:
+        return await _stream(request, wire, ended, sent)
     if fault is None and not wire.padding_bytes:
         ended()
         return web.Response(body=wire.body, status=wire.status, headers=_headers(wire))
@@ -43,6 +53,29 @@ def cut(transport: asyncio.BaseTransport | None, *, abrupt: bool) -> None:
 
 def _headers(wire: Wire) -> dict[str, str]:
     return {"Content-Type": wire.content_type, **wire.headers}
+
+
+async def _stream(
+    request: web.BaseRequest, wire: Wire, ended: Callable[[], None], sent: Callable[[], None]
+) -> web.StreamResponse:
+    response = web.StreamResponse(status=wire.status, headers=_headers(wire))
+    response.enable_chunked_encoding()
+    await response.prepare(request)
+    last = len(wire.chunks) - 1
+    for place, chunk in enumerate(wire.chunks):
+        if isinstance(chunk, Gate):
+            await chunk.passed()
+            continue
+        if place == last:
+            ended()
+        await response.write(chunk)
+        sent()
+    ended()
+    if wire.end is End.BROKEN:
+        cut(request.transport, abrupt=True)
+        return web.Response()  # as in `_cut`
+    await response.write_eof()
+    return response
 
 
 async def _padded(request: web.BaseRequest, wire: Wire, ended: Callable[[], None]) -> web.StreamResponse:

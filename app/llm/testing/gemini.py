@@ -5,12 +5,23 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Final
 
-from app.llm.testing.content import Answer, Cause, Failure, Json, Provider, Shape, Wire
+from app.llm.testing.content import (
+    Answer,
+    Call,
+    Cause,
+    Failure,
+    Json,
+    Provider,
+    Shape,
+    Stream,
+    Thought,
+    Wire,
+)
 from app.llm.testing.derive import Ask, Tool, tokens_in
 from app.llm.testing.record import Received
 from app.llm.testing.server import StubServer
 
-_CALL_PATH: Final = re.compile(r"/v1beta/models/([^/:]+):generateContent")
+_CALL_PATH: Final = re.compile(r"/v1beta/models/([^/:]+):(?:generateContent|(streamGenerateContent))")
 _STATUSES: Final = {
     400: ("INVALID_ARGUMENT", "Request contains an invalid argument."),
     401: ("UNAUTHENTICATED", "Request had invalid authentication credentials."),
@@ -46,6 +57,7 @@ class StubGemini(StubServer):
 
     provider: ClassVar[Provider] = "gemini"
     _prefix: ClassVar[str] = "/v1beta"
+    _stream_type: ClassVar[str] = "text/event-stream"
 
     def __init__(
         self,
@@ -111,6 +123,14 @@ class StubGemini(StubServer):
         )
 
     def _answer(self, answer: Answer, received: Received) -> Wire:
+        return Wire(
+            body=_dumped(self._body(answer, received)), content_type="application/json; charset=UTF-8"
+        )
+
+    def _signed(self, received: Received) -> Json:
+        return {"modelVersion": _model_of(received), "responseId": f"stub-{received.ordinal}"}
+
+    def _body(self, answer: Answer, received: Received) -> Json:
         body: Json = {}
         if answer.shape is Shape.PROMPT_BLOCKED:
             body["promptFeedback"] = {"blockReason": answer.finish}
@@ -118,9 +138,33 @@ class StubGemini(StubServer):
             body["candidates"] = [_candidate(answer)]
         if answer.shape is not Shape.NO_USAGE:
             body["usageMetadata"] = _usage(answer, received)
-        body["modelVersion"] = _model_of(received)
-        body["responseId"] = f"stub-{received.ordinal}"
-        return Wire(body=_dumped(body), content_type="application/json; charset=UTF-8")
+        return {**body, **self._signed(received)}
+
+    def _wants_stream(self, received: Received) -> bool:
+        found = _CALL_PATH.fullmatch(received.path)
+        return found is not None and found[2] is not None
+
+    def _chunk(self, piece: str | Thought | Call | Failure | tuple[Call, ...], received: Received) -> bytes:
+        if isinstance(piece, Failure):
+            return _event(json.loads(self._failure(piece, received).body))
+        parts: list[Json]
+        match piece:
+            case str():
+                parts = [{"text": piece}]
+            case Thought():
+                seal = {} if piece.signature is None else {"thoughtSignature": piece.signature}
+                parts = [{"text": piece.text, "thought": True, **seal}]
+            case _:
+                parts = [_call_part(call) for call in (piece if isinstance(piece, tuple) else (piece,))]
+        candidate = {"content": {"parts": parts, "role": "model"}, "index": 0}
+        return _event({"candidates": [candidate], **self._signed(received)})
+
+    def _last_chunk(self, stream: Stream, received: Received) -> bytes:
+        body = self._body(stream.whole(), received)
+        for candidate in body.get("candidates", ()):
+            if candidate["content"].get("parts"):
+                candidate["content"] = {"parts": [{"text": ""}], "role": "model"}
+        return _event(body)
 
     def _failure(self, failure: Failure, received: Received) -> Wire:  # noqa: ARG002  # Ollama's errors name the model
         status, message = _STATUSES.get(failure.status, ("UNKNOWN", "Unknown error."))
@@ -201,11 +245,14 @@ def _candidate(answer: Answer) -> Json:
         parts.append({"text": answer.thinking, "thought": True})
     if answer.text is not None:
         parts.append({"text": answer.text})
-    for call in answer.calls:
-        made: Json = {"name": call.name, "args": dict(call.arguments)}
-        part: Json = {"functionCall": made if call.id is None else {"id": call.id, **made}}
-        parts.append(part if call.signature is None else {**part, "thoughtSignature": call.signature})
+    parts.extend(map(_call_part, answer.calls))
     return {"content": {"parts": parts, "role": "model"}, "finishReason": finish, "index": 0}
+
+
+def _call_part(call: Call) -> Json:
+    made: Json = {"name": call.name, "args": dict(call.arguments)}
+    part: Json = {"functionCall": made if call.id is None else {"id": call.id, **made}}
+    return part if call.signature is None else {**part, "thoughtSignature": call.signature}
 
 
 def _usage(answer: Answer, received: Received) -> Json:
@@ -241,6 +288,10 @@ def _bad_key_detail() -> Json:
         "domain": "googleapis.com",
         "metadata": {"service": "generativelanguage.googleapis.com"},
     }
+
+
+def _event(value: Json) -> bytes:
+    return b"data: " + _dumped(value) + b"\r\n\r\n"
 
 
 def _model_of(received: Received) -> str:

@@ -5,7 +5,18 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Final
 
-from app.llm.testing.content import Answer, Call, Cause, Failure, Json, Provider, Shape, Wire
+from app.llm.testing.content import (
+    Answer,
+    Call,
+    Cause,
+    Failure,
+    Json,
+    Provider,
+    Shape,
+    Stream,
+    Thought,
+    Wire,
+)
 from app.llm.testing.derive import Ask, Tool, tokens_in
 from app.llm.testing.gate import Gate
 from app.llm.testing.record import Received
@@ -37,6 +48,7 @@ class StubOllama(StubServer):
     """
 
     provider: ClassVar[Provider] = "ollama"
+    _stream_type: ClassVar[str] = "application/x-ndjson"
 
     def __init__(
         self,
@@ -102,15 +114,31 @@ class StubOllama(StubServer):
             message["thinking"] = answer.thinking
         if answer.calls:
             message["tool_calls"] = [_call(call, place) for place, call in enumerate(answer.calls)]
-        head = {"model": body["model"], "created_at": _now()}
-        end = {"done_reason": "load" if answer.shape is Shape.LOAD else answer.finish, "done": True}
         figures = _figures(answer, received)
-        if body.get("stream") is False:
-            return Wire(body=_dumped({**head, "message": message, **end, **figures}))
-        chunks: list[Json] = [{**head, "message": message, "done": False}]
-        chunks.append({**head, "message": {"role": "assistant", "content": ""}, **end, **figures})
-        lines = b"".join(_dumped(chunk) + b"\n" for chunk in chunks)
-        return Wire(body=lines, content_type="application/x-ndjson")
+        return Wire(body=_dumped({**_head(body), "message": message, **_end(answer), **figures}))
+
+    def _wants_stream(self, received: Received) -> bool:
+        return received.body.get("stream") is not False
+
+    def _chunk(self, piece: str | Thought | Call | Failure | tuple[Call, ...], received: Received) -> bytes:
+        message: Json = {"role": "assistant", "content": ""}
+        match piece:
+            case Failure():
+                return self._failure(piece, received).body + b"\n"
+            case str():
+                message["content"] = piece
+            case Thought():
+                message["thinking"] = piece.text
+            case _:
+                # Whatever their number: Ollama counts the calls of each chunk anew.
+                calls = piece if isinstance(piece, tuple) else (piece,)
+                message["tool_calls"] = [_call(call, 0) for call in calls]
+        return _dumped({**_head(received.body), "message": message, "done": False}) + b"\n"
+
+    def _last_chunk(self, stream: Stream, received: Received) -> bytes:
+        whole, message = stream.whole(), {"role": "assistant", "content": ""}
+        figures = _figures(whole, received)
+        return _dumped({**_head(received.body), "message": message, **_end(whole), **figures}) + b"\n"
 
     def _failure(self, failure: Failure, received: Received) -> Wire:
         asked = received.body.get("model", "") if isinstance(received.body, dict) else ""
@@ -160,6 +188,14 @@ class StubOllama(StubServer):
             "modified_at": _now(),
         }
         return Wire(body=_dumped(shown))
+
+
+def _head(body: Json) -> Json:
+    return {"model": body["model"], "created_at": _now()}
+
+
+def _end(answer: Answer) -> Json:
+    return {"done_reason": "load" if answer.shape is Shape.LOAD else answer.finish, "done": True}
 
 
 def _figures(answer: Answer, received: Received) -> Json:

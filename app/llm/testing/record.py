@@ -35,6 +35,7 @@ class Record:
         self._in_flight = 0
         self._max_in_flight = 0
         self._abandoned = 0
+        self._chunks = 0
 
     def arrive(self, make: Callable[[int, int], Received], *, is_model_call: bool) -> Received:
         """Store what `make(ordinal, in_flight)` returns."""
@@ -59,6 +60,18 @@ class Record:
         with self._changed:
             self._abandoned += 1
             self._changed.notify_all()
+
+    def send_chunk(self) -> None:
+        """Note that a chunk of a stream was written."""
+        with self._changed:
+            self._chunks += 1
+            self._changed.notify_all()
+
+    @property
+    def chunks(self) -> int:
+        """Chunks of streams written."""
+        with self._changed:
+            return self._chunks
 
     @property
     def requests(self) -> tuple[Received, ...]:

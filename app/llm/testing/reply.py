@@ -5,14 +5,27 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
-from app.llm.testing.content import Answer, Call, Cause, Failure, Fault, FaultKind, Provider, Shape, Wire
+from app.llm.testing.content import (
+    Answer,
+    Call,
+    Cause,
+    End,
+    Failure,
+    Fault,
+    FaultKind,
+    Piece,
+    Provider,
+    Shape,
+    Stream,
+    Wire,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
     """One scripted answer; each stub renders it in its own wire format. The default is the derived answer."""
 
-    content: Answer | Failure | Wire = field(default_factory=Answer)
+    content: Answer | Stream | Failure | Wire = field(default_factory=Answer)
     delay_s: float = 0.0
     fault: Fault | None = None
     only: Provider | None = None
@@ -66,6 +79,16 @@ class Reply:
     def no_usage(cls, text: str | None = None) -> Self:
         """Answer without any token counts; without `text` the answer is derived."""
         return cls(content=Answer(text=text, shape=Shape.NO_USAGE))
+
+    @classmethod
+    def stream(
+        cls, *pieces: Piece, usage: tuple[int, int] | None = None, finish: str = "stop", end: End = End.LAST
+    ) -> Self:
+        """Say the pieces chunk by chunk; a `Gate` among them (`stub.gate()`) holds the stream back.
+
+        A `Failure` is said as an error within the stream. `end` may leave the last chunk out, or break the connection.
+        """
+        return cls(content=Stream(pieces=pieces, usage=usage, finish=finish, end=end))
 
     # -- failures that the provider states
 

@@ -10,7 +10,17 @@ from typing import Any, ClassVar, Self
 
 from aiohttp import web
 
-from app.llm.testing.content import Answer, Failure, Provider, Wire
+from app.llm.testing.content import (
+    Answer,
+    Call,
+    End,
+    Failure,
+    Provider,
+    Stream,
+    Thought,
+    Wire,
+    pieces_of,
+)
 from app.llm.testing.delivery import deliver
 from app.llm.testing.derive import Ask, derive
 from app.llm.testing.gate import Gate
@@ -28,6 +38,7 @@ class StubServer(ABC):
 
     provider: ClassVar[Provider]
     _prefix: ClassVar[str] = ""
+    _stream_type: ClassVar[str]
 
     def __init__(self) -> None:
         self._listener = Listener(self._handle, name=f"stub-{self.provider}")
@@ -95,6 +106,10 @@ class StubServer(ABC):
             self._gates += (gate,)
         return gate
 
+    def gate(self) -> Gate:
+        """Return a gate for `Reply.stream`: the stream waits where it stands until the gate is released."""
+        return Gate(self._release)
+
     # -- what it saw
 
     @property
@@ -120,6 +135,11 @@ class StubServer(ABC):
         return self._record.max_in_flight
 
     @property
+    def chunks(self) -> int:
+        """Chunks of streams written so far."""
+        return self._record.chunks
+
+    @property
     def abandoned(self) -> int:
         """Model calls whose client hung up before the answer was complete."""
         return self._record.abandoned
@@ -131,6 +151,10 @@ class StubServer(ABC):
     def wait_for_abandoned(self, n: int, timeout_s: float = 10) -> None:
         """Block this thread until `n` clients have hung up on a model call, else raise TimeoutError."""
         self._record.wait(lambda: self.abandoned >= n, f"{n} abandoned calls", timeout_s)
+
+    def wait_for_chunks(self, n: int, timeout_s: float = 10) -> None:
+        """Block this thread until `n` chunks of streams were written, else raise TimeoutError."""
+        self._record.wait(lambda: self.chunks >= n, f"{n} chunks", timeout_s)
 
     def wait_for_request(self, path: str, n: int = 1, timeout_s: float = 10) -> None:
         """Block this thread until `n` requests to exactly `path` have arrived, else raise TimeoutError."""
@@ -154,6 +178,16 @@ class StubServer(ABC):
 
     @abstractmethod
     def _answer(self, answer: Answer, received: Received) -> Wire: ...
+
+    @abstractmethod
+    def _wants_stream(self, received: Received) -> bool: ...
+
+    @abstractmethod
+    def _chunk(self, piece: str | Thought | Call | Failure | tuple[Call, ...], received: Received) -> bytes:
+        """Return one chunk of a stream as it is written."""
+
+    @abstractmethod
+    def _last_chunk(self, stream: Stream, received: Received) -> bytes: ...
 
     @abstractmethod
     def _failure(self, failure: Failure, received: Received) -> Wire: ...
@@ -188,6 +222,9 @@ class StubServer(ABC):
     async def _serve(self, request: web.BaseRequest, received: Received) -> web.StreamResponse:
         running = [received]
 
+        def sent() -> None:
+            self._record.send_chunk()
+
         def ended() -> None:
             if running:
                 running.clear()
@@ -199,7 +236,7 @@ class StubServer(ABC):
             for gate in self._gates:
                 await gate.passed()
             await asyncio.sleep(reply.delay_s)
-            return await deliver(request, self._render(reply, received), reply.fault, ended)
+            return await deliver(request, self._render(reply, received), reply.fault, ended, sent)
         except (asyncio.CancelledError, ConnectionError):
             if running:
                 self._record.abandon()
@@ -213,7 +250,22 @@ class StubServer(ABC):
             return content
         if isinstance(content, Failure):
             return self._failure(content, received)
-        return self._answer(derive(self._ask(received), content) if content.derived else content, received)
+        if isinstance(content, Answer) and content.derived:
+            content = derive(self._ask(received), content)
+        if self._wants_stream(received):
+            return self._streamed(pieces_of(content) if isinstance(content, Answer) else content, received)
+        return self._answer(content.whole() if isinstance(content, Stream) else content, received)
+
+    def _streamed(self, stream: Stream, received: Received) -> Wire:
+        chunks = [
+            piece if isinstance(piece, bytes | Gate) else self._chunk(piece, received)
+            for piece in stream.pieces
+        ]
+        failed = any(isinstance(piece, Failure) for piece in stream.pieces)
+        if stream.end is End.LAST and not failed:
+            chunks.append(self._last_chunk(stream, received))
+        body = b"".join(chunk for chunk in chunks if isinstance(chunk, bytes))
+        return Wire(body=body, chunks=tuple(chunks), end=stream.end, content_type=self._stream_type)
 
     def _next_reply(self) -> Reply:
         with self._lock:

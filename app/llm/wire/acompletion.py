@@ -6,7 +6,8 @@ gives LiteLLM an answer that is free of what it would stumble over.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import AsyncExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -16,15 +17,14 @@ import httpx
 from app.llm.candidates import Candidate
 from app.llm.messages import ThinkingPart
 from app.llm.types import LLMProvider
-from app.llm.wire.answers import Answer, Call
+from app.llm.wire.acompletion_stream import LibraryReader, MendedStream, tool_call
+from app.llm.wire.answers import Answer
 from app.llm.wire.exchange import GOOD, Exchange, UnusableReply
 from app.llm.wire.http import OneRequestHTTP
 from app.llm.wire.loading import make_known
 from app.llm.wire.mending import mended
+from app.llm.wire.outlet import Outlet
 from app.llm.wire.rendering import as_sent
-
-SIGNATURE_MARK = "__thought__"
-"""Between a tool-call id and the thought signature that LiteLLM packs into it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,15 @@ class _Call:
     line: OneRequestHTTP
     exchange: Exchange
     options: Mapping[str, Any]
+    listening: "_Listening | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Listening:
+    """What a call that streams has besides: who reads, and what is left open until it has ended."""
+
+    reader: LibraryReader
+    opened: AsyncExitStack
 
 
 _current: ContextVar[_Call] = ContextVar("llm_acompletion")
@@ -55,19 +64,48 @@ class AcompletionLane:
         self, candidate: Candidate, options: Mapping[str, Any], exchange: Exchange
     ) -> Answer | None:
         """Return what the candidate said; as in `Lane.send`."""
+        with self._calling(candidate, options, exchange):
+            response = await self._completion(options)
+        return _answer(response)
+
+    async def stream(
+        self, candidate: Candidate, options: Mapping[str, Any], exchange: Exchange, outlet: Outlet
+    ) -> None:
+        """Put what the candidate says into `outlet` as it arrives; as in `Lane.stream`.
+
+        Only LiteLLM's reading of the provider's chunks is used. Its wrapper around that counts tokens, judges what
+        was said and leaves tasks behind.
+        """
+        reader = outlet.opened(LibraryReader(exchange))
+        async with AsyncExitStack() as opened:
+            with self._calling(candidate, options, exchange, _Listening(reader, opened)):
+                wrapper = await self._completion({**options, "stream": True})
+                if wrapper.completion_stream is None:
+                    await wrapper.fetch_stream()
+                async for chunk in wrapper.completion_stream:
+                    await outlet.give(reader.add(chunk))
+
+    @contextmanager
+    def _calling(
+        self,
+        candidate: Candidate,
+        options: Mapping[str, Any],
+        exchange: Exchange,
+        listening: _Listening | None = None,
+    ) -> Iterator[None]:
         make_known(self._library, options["model"], candidate)
         provider = candidate.provider
-        call = _current.set(_Call(provider, self._lines[provider], exchange, options))
+        call = _current.set(_Call(provider, self._lines[provider], exchange, options, listening))
         # Calls within LiteLLM are not logged; any other leaves a task of its logging behind in the event loop.
         internal = self._internal_call.set(True)
         try:
-            response = await self._library.acompletion(
-                **options, client=self._client, num_retries=0, max_retries=0
-            )
+            yield
         finally:
             self._internal_call.reset(internal)
             _current.reset(call)
-        return _answer(response)
+
+    async def _completion(self, options: Mapping[str, Any]) -> Any:
+        return await self._library.acompletion(**options, client=self._client, num_retries=0, max_retries=0)
 
 
 def _client() -> Any:
@@ -96,10 +134,25 @@ async def _post(
     """
     call = _current.get()
     sent = _authorized(as_sent(headers), call.options)
-    await call.line.send(url, sent, (data if data is not None else _dumped(json)).encode(), call.exchange)
+    body = (data if data is not None else _dumped(json)).encode()
+    if call.listening is not None:
+        return await _listened(call, call.listening, url, sent, body)
+    await call.line.send(url, sent, body, call.exchange)
     return httpx.Response(
         call.exchange.status or 0, content=_readable(call), request=httpx.Request("POST", url)
     ).raise_for_status()
+
+
+async def _listened(
+    call: _Call, listening: _Listening, url: str, headers: Mapping[str, str], body: bytes
+) -> httpx.Response:
+    exchange, request = call.exchange, httpx.Request("POST", url)
+    posted = await listening.opened.enter_async_context(call.line.stream(url, headers, body, exchange))
+    if exchange.status not in GOOD:
+        exchange.body = await posted.whole()
+        return httpx.Response(exchange.status or 0, request=request).raise_for_status()
+    stream = MendedStream(call.provider, posted, exchange, listening.reader)
+    return httpx.Response(exchange.status or 0, stream=stream, request=request)
 
 
 def _readable(call: _Call) -> bytes:
@@ -134,7 +187,7 @@ def _answer(response: Any) -> Answer | None:  # litellm.ModelResponse
     return Answer(
         text=choice.message.content,
         thoughts=_thoughts(choice.message),
-        calls=[_tool_call(call) for call in choice.message.tool_calls or ()],
+        calls=[tool_call(call) for call in choice.message.tool_calls or ()],
         finish=choice.finish_reason,
     )
 
@@ -148,8 +201,3 @@ def _thoughts(message: Any) -> list[ThinkingPart]:  # litellm.Message
         ]
     text = getattr(message, "reasoning_content", None)
     return [ThinkingPart(text=text)] if text else []
-
-
-def _tool_call(call: Any) -> Call:  # litellm.ChatCompletionMessageToolCall
-    _, _, signature = (call.id or "").partition(SIGNATURE_MARK)
-    return Call(name=call.function.name, arguments=call.function.arguments, signature=signature)

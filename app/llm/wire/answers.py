@@ -125,7 +125,7 @@ class _Check:
 
 
 def _call(place: int, call: Call, check: _Check) -> ToolCallPart:
-    arguments = _arguments(call.arguments)
+    arguments = arguments_of(call.arguments)
     if arguments is None or not isinstance(call.name, str) or not call.name:
         check.refuse(
             LLMBadResponse, "called a tool without a name, or with arguments that are no JSON object"
@@ -135,7 +135,7 @@ def _call(place: int, call: Call, check: _Check) -> ToolCallPart:
     )
 
 
-def _arguments(said: object) -> Json | None:
+def arguments_of(said: object) -> Json | None:
     """Return the arguments as an object; None if JSON has no such object (NaN is none of its numbers)."""
     try:
         text = said or "{}" if isinstance(said, str) else json.dumps(said, allow_nan=False)

@@ -28,7 +28,7 @@ from app.llm.errors import (
     LLMUnknown,
 )
 from app.llm.types import LLMProvider
-from app.llm.wire.exchange import GOOD, BrokenOff, Unreachable, UnusableReply
+from app.llm.wire.exchange import GOOD, BrokenOff, Stalled, Unreachable, UnusableReply
 
 MAX_SAID_CHARS = 300
 
@@ -217,7 +217,9 @@ def _by_class(error: BaseException, asked: _Asked, *, answered: bool, written: b
         case UnusableReply():
             return _Verdict(error=LLMBadResponse, text=f"sent what cannot be used: {error}")
         case TimeoutError():
-            return _Verdict(error=LLMTimeout, text="gave no complete answer in time", possibly_paid=written)
+            stalled = f"stopped within its answer: {error}" if isinstance(error, Stalled) else None
+            text = stalled or "gave no complete answer in time"
+            return _Verdict(error=LLMTimeout, text=text, possibly_paid=written)
         case _:
             return _of_the_library(error, answered=answered)
 

@@ -9,6 +9,9 @@ from app.llm.types import UNKNOWN_USAGE, TokenUsage
 GOOD = range(200, 300)
 """HTTP statuses whose body is an answer."""
 
+LINGER_S = 1.0
+"""Seconds for which an answer that is complete may keep its connection, so that the next request can use it."""
+
 
 class Unreachable(Exception):
     """No connection: nothing was sent."""
@@ -16,6 +19,10 @@ class Unreachable(Exception):
 
 class BrokenOff(Exception):
     """The connection ended before the answer did."""
+
+
+class Stalled(TimeoutError):
+    """No chunk came for too long in the middle of an answer; the text says for how long."""
 
 
 class UnusableReply(Exception):

@@ -4,12 +4,14 @@ import asyncio
 import io
 import ssl
 from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager, suppress
 from contextvars import ContextVar
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import aiohttp
 
-from app.llm.wire.exchange import GOOD, BrokenOff, Exchange, Unreachable, UnusableReply
+from app.llm.wire.exchange import GOOD, LINGER_S, BrokenOff, Exchange, Unreachable, UnusableReply
 
 CONNECT_TIMEOUT_S = 10.0
 LARGE_BYTES = 2**20
@@ -41,26 +43,20 @@ class OneRequestHTTP:
             RuntimeError: The exchange has had its request.
             LLMProviderError: As `Exchange.begin`.
         """
+        async with self._posted(url, headers, body, exchange) as posted:
+            exchange.body = await posted.whole()
+
+    def stream(self, url: str, headers: Mapping[str, str], body: bytes, exchange: Exchange) -> "Posted":
+        """Post `body`, once, when it is entered, and give the answer in pieces; leaving closes what is not read."""
+        return self._posted(url, headers, body, exchange)
+
+    def _posted(self, url: str, headers: Mapping[str, str], body: bytes, exchange: Exchange) -> "Posted":
         exchange.requests += 1
         if exchange.requests > 1:
             raise RuntimeError("a second request of the same attempt was refused")
         exchange.begin()
-        mark = _sending.set(exchange)
-        try:
-            async with self._session().post(
-                url, headers=headers, data=_payload(body), allow_redirects=False
-            ) as response:
-                exchange.status = response.status
-                exchange.headers = response.headers
-                exchange.body = await _body(response, exchange.max_bytes)
-        except UnusableReply as error:
-            exchange.failure = error
-            raise
-        except (aiohttp.ClientError, OSError) as error:
-            exchange.failure = _broken(error, written=exchange.written)
-            raise exchange.failure from error
-        finally:
-            _sending.reset(mark)
+        post = self._session().post(url, headers=headers, data=_payload(body), allow_redirects=False)
+        return Posted(post, exchange)
 
     async def close(self) -> None:
         """Close the sessions of every event loop; idempotent."""
@@ -84,6 +80,83 @@ class OneRequestHTTP:
                 trust_env=self._trust_env,
             )
         return session
+
+
+class Posted:
+    """One request and its answer, as long as it is entered. Iterating over it reads a good body piece by piece."""
+
+    __slots__ = ("_exchange", "_mark", "_post", "_response", "_size")
+
+    def __init__(self, post: AbstractAsyncContextManager[aiohttp.ClientResponse], exchange: Exchange) -> None:
+        self._post = post
+        self._exchange = exchange
+        self._size = 0
+
+    async def __aenter__(self) -> Self:
+        exchange = self._exchange
+        self._mark = _sending.set(exchange)
+        try:
+            self._response = response = await self._post.__aenter__()
+        except BaseException as error:
+            _sending.reset(self._mark)
+            self._note(error)
+            raise
+        exchange.status = response.status
+        exchange.headers = response.headers
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        _sending.reset(self._mark)
+        if not self._response.content.at_eof():
+            self._response.close()
+        await self._post.__aexit__(kind, error, trace)
+        self._note(error)
+
+    async def whole(self) -> bytes:
+        """Return the whole body; of one whose status is no good one, the start."""
+        return await _body(self._response, self._exchange.max_bytes)
+
+    async def last(self) -> bytes:
+        """Return what follows a complete answer: once the end is read, the next request can use the connection."""
+        pieces: list[bytes] = []
+        with suppress(BrokenOff, TimeoutError):  # nothing of the answer is lost
+            async with asyncio.timeout(LINGER_S):
+                async for piece in self:
+                    pieces.append(piece)  # noqa: PERF401  # those that came before an error stay
+        return b"".join(pieces)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        """Return the next piece of the body.
+
+        Raises:
+            BrokenOff: The connection ended before the body did.
+            UnusableReply: They are larger than the cap.
+        """
+        content, piece = self._response.content, b""
+        while not piece:
+            if content.at_eof():
+                raise StopAsyncIteration
+            try:
+                piece = await content.readany()
+            except (aiohttp.ClientError, OSError) as error:
+                self._note(error)
+        self._size += len(piece)
+        if self._size > self._exchange.max_bytes:
+            raise _too_large(self._exchange.max_bytes)
+        return piece
+
+    def _note(self, error: BaseException | None) -> None:
+        """Write in the exchange why there is no answer, and raise what the connection's end means."""
+        if isinstance(error, UnusableReply):
+            self._exchange.failure = error
+        elif isinstance(error, aiohttp.ClientError | OSError):
+            self._exchange.failure = _broken(error, written=self._exchange.written)
+            raise self._exchange.failure from error
 
 
 class _NotingConnector(aiohttp.TCPConnector):
@@ -117,6 +190,10 @@ async def _body(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
         if size > limit:
             response.close()
             if good:
-                raise UnusableReply(f"the answer is larger than {limit:,} bytes")
+                raise _too_large(limit)
             break
     return b"".join(chunks)[:limit]
+
+
+def _too_large(limit: int) -> UnusableReply:
+    return UnusableReply(f"the answer is larger than {limit:,} bytes")

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 from app.llm.candidates import Candidate
 from app.llm.wire.answers import Answer
 from app.llm.wire.exchange import Exchange
+from app.llm.wire.outlet import Outlet
 
 
 class Lane(Protocol):
@@ -24,4 +25,10 @@ class Lane(Protocol):
         Raises:
             Exception: There is no answer; `map_error` says what it means.
         """
+        ...
+
+    async def stream(
+        self, candidate: Candidate, options: Mapping[str, Any], exchange: Exchange, outlet: Outlet
+    ) -> None:
+        """Put what the candidate says into `outlet` as it arrives, which has the answer in the end; as `send`."""
         ...

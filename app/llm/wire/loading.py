@@ -35,6 +35,7 @@ def load_litellm() -> Any:
         ):  # of its types; LiteLLM filters them itself, while its own filters last
             warnings.simplefilter("ignore")
             litellm.ModelResponse()  # else its classes are finished within a call
+            litellm.ModelResponseStream(choices=[{"delta": {}}])
         _forget_caching(litellm)
         litellm.suppress_debug_info = True
         litellm.telemetry = False

@@ -3,7 +3,8 @@
 import json
 
 from app.llm.types import LLMProvider
-from app.llm.wire.exchange import Exchange
+from app.llm.wire.exchange import Exchange, UnusableReply
+from app.llm.wire.parsing import listed
 from app.llm.wire.payloads import (
     Json,
     block_reason,
@@ -12,6 +13,7 @@ from app.llm.wire.payloads import (
     gemini_parts,
     ollama_message,
 )
+from app.llm.wire.readers import refuse
 
 
 def mended(provider: LLMProvider, exchange: Exchange) -> bytes:
@@ -27,6 +29,43 @@ def mended(provider: LLMProvider, exchange: Exchange) -> bytes:
         case LLMProvider.GEMINI:
             _mend_gemini(payload, exchange)
     return json.dumps(payload, ensure_ascii=False).encode()
+
+
+def mended_chunk(provider: LLMProvider, event: bytes, exchange: Exchange) -> tuple[bytes, bool]:
+    """Return one chunk of a stream for LiteLLM, and whether it ends the answer; as `mended`.
+
+    Raises:
+        Refused: It is an error; what was said stands in `exchange`.
+        UnusableReply: It is no chunk of this provider.
+    """
+    payload = exact_object(event)
+    if payload.get("error") is not None:
+        refuse(payload["error"], event, exchange)
+    usage, finish = exchange.usage, exchange.finish
+    if provider is LLMProvider.OLLAMA:
+        _mend_ollama(payload, exchange)
+        _mend_ollama_chunk(payload)
+        ends = payload["done"] is True
+    else:
+        counted = bool(payload.get("usageMetadata"))
+        _mend_gemini(payload, exchange)
+        exchange.usage = exchange.usage if counted else usage
+        ends = bool(exchange.finish)
+    exchange.finish = exchange.finish or finish
+    return json.dumps(payload, ensure_ascii=False).encode(), ends
+
+
+def _mend_ollama_chunk(payload: Json) -> None:
+    payload.setdefault("model", "")
+    payload.setdefault("done", False)
+    calls = listed(payload["message"].get("tool_calls") or [])
+    if not calls:
+        payload["message"].pop("tool_calls", None)  # an empty list would count as a call
+    for function in (call.get("function") for call in calls):
+        if not isinstance(function, dict):
+            raise UnusableReply("a tool call of the answer holds no function")
+        if function.get("arguments") is None and isinstance(function.get("parameters"), dict):
+            function["arguments"] = function["parameters"]
 
 
 def _mend_ollama(payload: Json, exchange: Exchange) -> None:

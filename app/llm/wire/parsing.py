@@ -10,6 +10,8 @@ from app.llm.wire.exchange import Exchange, UnusableReply
 from app.llm.wire.payloads import (
     Json,
     block_reason,
+    checked_candidates,
+    checked_message,
     exact_object,
     gemini_candidates,
     gemini_parts,
@@ -37,14 +39,20 @@ def ollama_answer(body: bytes, exchange: Exchange) -> Answer:
     Raises:
         UnusableReply: It is no answer of Ollama's.
     """
-    message = ollama_message(quick_object(body), exchange)
-    if message.get("tool_calls"):
-        message = ollama_message(exact_object(body), exchange)  # arguments may hold an integer of any size
+    payload = quick_object(body)
+    if checked_message(payload).get("tool_calls"):
+        payload = exact_object(body)  # arguments may hold an integer of any size
+    return ollama_said(payload, exchange)
+
+
+def ollama_said(payload: Json, exchange: Exchange) -> Answer:
+    """Return what Ollama said in an answer that is parsed; as `ollama_answer`."""
+    message = ollama_message(payload, exchange)
     thought, text = _ollama_texts(message)
     return Answer(
         text=text,
         thoughts=[ThinkingPart(text=thought)] if thought else (),
-        calls=[_ollama_call(call) for call in _listed(message.get("tool_calls") or [])],
+        calls=[ollama_call(call) for call in listed(message.get("tool_calls") or [])],
         finish=LENGTH if exchange.finish == "length" else STOP,
     )
 
@@ -56,9 +64,15 @@ def gemini_answer(body: bytes, exchange: Exchange) -> Answer | None:
         UnusableReply: It is no answer of Gemini's.
     """
     payload = quick_object(body)
-    candidates = gemini_candidates(payload, exchange)
+    candidates = checked_candidates(payload)
     if any("functionCall" in part for candidate in candidates for part in gemini_parts(candidate)):
-        candidates = gemini_candidates(exact_object(body), exchange)  # as above
+        payload = exact_object(body)  # as above
+    return gemini_said(payload, exchange)
+
+
+def gemini_said(payload: Json, exchange: Exchange) -> Answer | None:
+    """Return what Gemini said in an answer that is parsed; as `gemini_answer`."""
+    candidates = gemini_candidates(payload, exchange)
     if block_reason(payload):
         return Answer(finish=FILTERED)
     said = [_gemini_candidate(each) for each in candidates if "content" in each or "finishReason" in each]
@@ -76,7 +90,12 @@ def _ollama_texts(message: Json) -> tuple[str | None, str]:
     return (found[1], found[2]) if found else (None, message["content"])
 
 
-def _ollama_call(call: Json) -> Call:
+def ollama_call(call: Json) -> Call:
+    """Return one tool call of Ollama's, unchecked.
+
+    Raises:
+        UnusableReply: It has another form.
+    """
     function = call.get("function")
     if not isinstance(function, dict):
         raise UnusableReply("a tool call of the answer holds no function")
@@ -86,7 +105,12 @@ def _ollama_call(call: Json) -> Call:
     return Call(name=function.get("name"), arguments=arguments)
 
 
-def _listed(calls: object) -> list[Json]:
+def listed(calls: object) -> list[Json]:
+    """Return the tool calls of a message.
+
+    Raises:
+        UnusableReply: They have another form.
+    """
     if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
         raise UnusableReply("the answer's tool calls are not a list of objects")
     return calls
@@ -94,8 +118,8 @@ def _listed(calls: object) -> list[Json]:
 
 def _gemini_candidate(candidate: Json) -> Answer:
     parts = gemini_parts(candidate)
-    calls = [_gemini_call(part) for part in parts if part.get("functionCall") is not None]
-    spoken = [part for part in parts if _is_text(part)]
+    calls = [gemini_call(part) for part in parts if part.get("functionCall") is not None]
+    spoken = [part for part in parts if is_text(part)]
     return Answer(
         text="".join(part["text"] for part in spoken if part.get("thought") is not True),
         thoughts=_gemini_thoughts(spoken),
@@ -104,7 +128,12 @@ def _gemini_candidate(candidate: Json) -> Answer:
     )
 
 
-def _is_text(part: Json) -> bool:
+def is_text(part: Json) -> bool:
+    """Return whether a part of Gemini's holds a text.
+
+    Raises:
+        UnusableReply: What stands there is none.
+    """
     text = part.get("text")
     if not isinstance(text, str | None):
         raise UnusableReply("a text of the answer is none")
@@ -113,22 +142,32 @@ def _is_text(part: Json) -> bool:
 
 def _gemini_thoughts(parts: Iterable[Json]) -> list[ThinkingPart]:
     return [
-        ThinkingPart(text=part["text"], signature=_signature(part))
+        ThinkingPart(text=part["text"], signature=signature_of(part))
         for part in parts
         if part.get("thought") is True
     ]
 
 
-def _gemini_call(part: Json) -> Call:
+def gemini_call(part: Json) -> Call:
+    """Return the call of a part of Gemini's, unchecked.
+
+    Raises:
+        UnusableReply: It has another form.
+    """
     call = part["functionCall"]
     if not isinstance(call, dict):
         raise UnusableReply("a function call of the answer is not an object")
     said = call.get("args") or {}
     arguments = said if isinstance(said, dict) else None  # a text is not read here: Gemini sends objects
-    return Call(name=call.get("name"), arguments=arguments, signature=_signature(part))
+    return Call(name=call.get("name"), arguments=arguments, signature=signature_of(part))
 
 
-def _signature(part: Json) -> str | None:
+def signature_of(part: Json) -> str | None:
+    """Return the signature of a part of Gemini's.
+
+    Raises:
+        UnusableReply: It is no text.
+    """
     signature = part.get("thoughtSignature")
     if not isinstance(signature, str | None):
         raise UnusableReply("a signature of the answer is not a text")

@@ -55,10 +55,7 @@ def ollama_message(payload: Json, exchange: Exchange) -> Json:
     Raises:
         UnusableReply: There is none.
     """
-    message = payload.get("message")
-    if not isinstance(message, dict) or not isinstance(message.setdefault("content", "") or "", str):
-        raise UnusableReply("the answer holds no message")
-    message["content"] = message["content"] or ""
+    message = checked_message(payload)
     exchange.usage = TokenUsage(
         input_tokens=_count(payload.get("prompt_eval_count")),
         output_tokens=_count(payload.get("eval_count")),
@@ -67,8 +64,34 @@ def ollama_message(payload: Json, exchange: Exchange) -> Json:
     return message
 
 
+def checked_message(payload: Json) -> Json:
+    """Return the message of an Ollama answer, or of a chunk of one, its content a text.
+
+    Raises:
+        UnusableReply: There is none.
+    """
+    message = payload.get("message")
+    if not isinstance(message, dict) or not isinstance(message.setdefault("content", "") or "", str):
+        raise UnusableReply("the answer holds no message")
+    message["content"] = message["content"] or ""
+    return message
+
+
 def gemini_candidates(payload: Json, exchange: Exchange) -> list[Json]:
     """Return the candidates of a Gemini answer and note counts and reason.
+
+    Raises:
+        UnusableReply: They have another form.
+    """
+    candidates = checked_candidates(payload)
+    counts = payload.get("usageMetadata")
+    exchange.usage = _gemini_usage(counts if isinstance(counts, dict) else {})
+    exchange.finish = block_reason(payload) or (candidates[0].get("finishReason") if candidates else None)
+    return candidates
+
+
+def checked_candidates(payload: Json) -> list[Json]:
+    """Return the candidates of a Gemini answer, or of a chunk of one.
 
     Raises:
         UnusableReply: They have another form.
@@ -80,9 +103,6 @@ def gemini_candidates(payload: Json, exchange: Exchange) -> list[Json]:
         parts: Any = gemini_parts(candidate)  # not looked at yet
         if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
             raise UnusableReply("the answer's parts are not a list of objects")
-    counts = payload.get("usageMetadata")
-    exchange.usage = _gemini_usage(counts if isinstance(counts, dict) else {})
-    exchange.finish = block_reason(payload) or (candidates[0].get("finishReason") if candidates else None)
     return candidates
 
 

@@ -30,7 +30,7 @@ class Renderer(Protocol):
     """Writes the requests of one provider."""
 
     def __call__(self, options: Mapping[str, Any]) -> Rendered:
-        """Return the request of a call with these `call_options`."""
+        """Return the request of a call with these `call_options`; `stream` among them asks for a stream."""
         ...
 
 
@@ -67,7 +67,7 @@ class OllamaRenderer:
 
 
 class GeminiRenderer:
-    """Writes requests to `:generateContent`."""
+    """Writes requests to `:generateContent` and `:streamGenerateContent`."""
 
     def __init__(self, library: Any) -> None:
         from litellm.llms.vertex_ai.gemini.transformation import (  # noqa: PLC0415  # lazy: LiteLLM is loaded by now
@@ -86,8 +86,9 @@ class GeminiRenderer:
         model, messages = _bare(options["model"]), options["messages"]
         frame, framed = self._frames.of(model, options)
         body = self._framed(model, messages, frame) if framed else self._whole(model, messages, dict(frame))
+        method = "streamGenerateContent?alt=sse" if options.get("stream") else "generateContent"
         return Rendered(
-            f"{options['api_base']}/models/{model}:generateContent",
+            f"{options['api_base']}/models/{model}:{method}",
             as_sent({"x-goog-api-key": options["api_key"]}),
             _dumped(body),
         )

@@ -163,3 +163,33 @@ def test_outside_a_task_there_is_nothing_to_end():
         return await done
 
     assert "needs a task" in str(asyncio.run(used()))
+
+
+@pytest.mark.parametrize(("first_s", "then_s"), [(LONG_S, SHORT_S), (SHORT_S, 5 * SHORT_S)])
+async def test_a_limit_that_is_moved_ends_the_block_at_its_new_time(first_s: float, then_s: float):
+    clock = asyncio.get_running_loop().time
+    ends_at_s = clock() + then_s
+
+    async def moved() -> None:
+        with Deadlines().within(first_s) as limit:
+            limit.move(ends_at_s)
+            await _for_ever()
+
+    with pytest.raises(TimeoutError):
+        await moved()
+    assert clock() >= ends_at_s - SHORT_S / 10
+
+
+async def test_a_block_whose_time_is_over_gets_no_more():
+    deadlines, loop = Deadlines(), asyncio.get_running_loop()
+
+    async def late() -> None:
+        with deadlines.within(0) as limit:
+            try:
+                await _for_ever()
+            finally:
+                limit.move(loop.time() + LONG_S)
+
+    with pytest.raises(TimeoutError):
+        await late()
+    assert not deadlines._watches[loop].open

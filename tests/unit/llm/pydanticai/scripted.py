@@ -6,9 +6,11 @@ from typing import Any
 from pydantic import BaseModel
 
 from app.llm.candidates import Candidate, ProviderCaps
+from app.llm.deltas import Answering, Delta, Tell, TextDelta, deltas_of
 from app.llm.fingerprint import prompt_sha256
 from app.llm.messages import TextPart, ThinkingPart, ToolCallPart
 from app.llm.responses import with_stable_ids
+from app.llm.streams import LLMStream
 from app.llm.types import (
     NO_USAGE,
     Attempt,
@@ -107,6 +109,13 @@ def failed_attempt(provider: LLMProvider = OLLAMA, *, usage: TokenUsage | None =
     )
 
 
+def in_pieces(delta: Delta) -> list[Delta]:
+    """Return a text as two deltas."""
+    if isinstance(delta, TextDelta) and len(delta.text) > 1:
+        return [TextDelta(delta.text[:1]), TextDelta(delta.text[1:])]
+    return [delta]
+
+
 class ScriptedService:
     """Answers each request with the next answer of the script; an exception among them is raised."""
 
@@ -124,6 +133,20 @@ class ScriptedService:
             raise step
         parts = with_stable_ids(step.parts, prompt_sha256(request))  # as the service names them
         return step.model_copy(update={"parts": parts})
+
+    def stream(self, request: LLMRequest, *, context: LLMCallContext | None = None) -> LLMStream:
+        """Give a live answer delta by delta, unless there are none; others as a whole."""
+
+        async def work(tell: Tell) -> LLMResponse:
+            response = await self.chat(request, context=context)
+            if response.served_from is ServedFrom.LIVE:
+                await tell(Answering(response.provider, response.model))
+                for delta in deltas_of(response.parts):
+                    for piece in in_pieces(delta):
+                        await tell(piece)
+            return response
+
+        return LLMStream(work, remember=lambda _: None)
 
     def candidates(self, *, profile: LLMProfile | None, model: str | None) -> tuple[Candidate, ...]:
         assert profile is not None

@@ -492,13 +492,6 @@ async def test_the_profile_is_what_all_lanes_share() -> None:
     assert not both["supports_image_input"]
 
 
-async def test_a_stream_is_the_complete_answer() -> None:
-    llm = ScriptedService(answer("Paris."))
-    async with Agent(PydanticAiLiteLLMModel(llm)).run_stream("Where is the Louvre?") as result:
-        assert [text async for text in result.stream_text()] == ["Paris."]
-        assert result.usage.input_tokens == 10
-
-
 async def test_requests_are_refused_where_pydantic_ai_forbids_them() -> None:
     llm = ScriptedService(answer("Paris."))
     with (
