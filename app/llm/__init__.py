@@ -1,6 +1,7 @@
 """The routing layer's only door."""
 
 from app.llm.candidates import Candidate, ProviderCaps, RouteDecision, RouteEntry, RouteReason
+from app.llm.checks import Check, Objection, Rejected
 from app.llm.context import call_scope
 from app.llm.errors import LLMContractError, LLMError, LLMLedgerError, LLMProviderError
 from app.llm.messages import (
@@ -16,6 +17,7 @@ from app.llm.messages import (
 )
 from app.llm.service import LLMService
 from app.llm.settings import LLMSettings, load_settings
+from app.llm.structured.wanted import Checked
 from app.llm.types import (
     Attempt,
     CacheMode,
@@ -34,6 +36,8 @@ __all__ = [
     "Attempt",
     "CacheMode",
     "Candidate",
+    "Check",
+    "Checked",
     "FinishReason",
     "ImagePart",
     "LLMCallContext",
@@ -49,7 +53,9 @@ __all__ = [
     "LLMService",
     "LLMSettings",
     "Message",
+    "Objection",
     "ProviderCaps",
+    "Rejected",
     "ResponseFormat",
     "RouteDecision",
     "RouteEntry",

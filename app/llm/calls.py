@@ -7,6 +7,7 @@ from operator import attrgetter
 from typing import Any
 
 from app.llm.candidates import RouteDecision
+from app.llm.checks import Check
 from app.llm.context import ResolvedContext, resolve_context
 from app.llm.errors import LLMInvalidRequest, LLMKeyUnavailable
 from app.llm.fingerprint import prompt_sha256, request_sha256
@@ -37,6 +38,8 @@ class Call:
     prompt_sha256: str
     request_sha256: str
     deadline: Deadline
+    check: Check | None = None
+    """What an answer must pass before it counts."""
 
     @property
     def key(self) -> str | None:
@@ -51,6 +54,7 @@ async def begin(
     settings: LLMSettings,
     clock: Clock,
     new_id: IdFactory,
+    check: Check | None = None,
 ) -> Call:
     """Return the call of a request; its time runs from here.
 
@@ -76,6 +80,7 @@ async def begin(
         prompt_sha256=prompt,
         request_sha256=request_sha256(request, prompt=prompt),
         deadline=deadline,
+        check=check,
     )
 
 
