@@ -39,12 +39,9 @@ CHECKED_BREAKS = (
         "quote-may-end-anywhere",
         "checked output",
         FAITHFUL,
-        "closed = text[end : end + 1] == _CLOSING[quote] and text[end + 1 : end + 2] not in _CLOSING",
-        "closed = True",
-        (
-            _ANY + "a_broken_notation_gives_the_value_or_nothing",
-            _READ + "what_the_library_invents_or_drops_is_no_reading",
-        ),
+        "return end + 1 if text[end : end + 1] == _CLOSING[quote] else None",
+        "return end + 1",
+        (_READ + "a_broken_answer_gives_the_value_that_it_says_or_none",),
     ),
     Break(
         "backslash-of-an-escape-stands-for-itself",

@@ -113,8 +113,7 @@ def _after_string(value: str, text: str, at: int) -> int | None:
         if found is None:
             return None
         end = found
-    closed = text[end : end + 1] == _CLOSING[quote] and text[end + 1 : end + 2] not in _CLOSING
-    return end + 1 if closed else None
+    return end + 1 if text[end : end + 1] == _CLOSING[quote] else None
 
 
 def _after_char(char: str, text: str, at: int, quote: str) -> int | None:
