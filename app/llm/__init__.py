@@ -1,6 +1,7 @@
 """The routing layer's only door."""
 
 from app.llm.candidates import Candidate, ProviderCaps, RouteDecision, RouteEntry, RouteReason
+from app.llm.checks import Check, Objection, Rejected
 from app.llm.context import call_scope
 from app.llm.deltas import Delta, TextDelta, ThinkingDelta, ToolCallDelta
 from app.llm.errors import LLMContractError, LLMError, LLMLedgerError, LLMProviderError
@@ -18,6 +19,7 @@ from app.llm.messages import (
 from app.llm.service import LLMService
 from app.llm.settings import LLMSettings, load_settings
 from app.llm.streams import LLMStream
+from app.llm.structured.wanted import Checked
 from app.llm.types import (
     Attempt,
     CacheMode,
@@ -36,6 +38,8 @@ __all__ = [
     "Attempt",
     "CacheMode",
     "Candidate",
+    "Check",
+    "Checked",
     "Delta",
     "FinishReason",
     "ImagePart",
@@ -53,7 +57,9 @@ __all__ = [
     "LLMSettings",
     "LLMStream",
     "Message",
+    "Objection",
     "ProviderCaps",
+    "Rejected",
     "ResponseFormat",
     "RouteDecision",
     "RouteEntry",

@@ -7,6 +7,7 @@ from operator import attrgetter
 from typing import Any
 
 from app.llm.candidates import RouteDecision
+from app.llm.checks import Check
 from app.llm.context import ResolvedContext, resolve_context
 from app.llm.deltas import Tell
 from app.llm.errors import LLMInvalidRequest, LLMKeyUnavailable
@@ -40,6 +41,8 @@ class Call:
     deadline: Deadline
     tell: Tell | None = None
     """Who listens to the answer as it arrives."""
+    check: Check | None = None
+    """What an answer must pass before it counts."""
 
     @property
     def key(self) -> str | None:
@@ -50,11 +53,12 @@ class Call:
 async def begin(
     request: LLMRequest,
     context: LLMCallContext | None,
-    tell: Tell | None = None,
     *,
     settings: LLMSettings,
     clock: Clock,
     new_id: IdFactory,
+    tell: Tell | None = None,
+    check: Check | None = None,
 ) -> Call:
     """Return the call of a request; its time runs from here.
 
@@ -81,6 +85,7 @@ async def begin(
         request_sha256=request_sha256(request, prompt=prompt),
         deadline=deadline,
         tell=tell,
+        check=check,
     )
 
 

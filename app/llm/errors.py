@@ -24,6 +24,7 @@ LLMError
 │   ├── LLMModelNotFound          404
 │   ├── LLMContentFiltered        the answer or the prompt was filtered
 │   ├── LLMBadResponse            a 200 that cannot be used
+│   ├── LLMInvalidOutput          an answer that the caller's check refused
 │   ├── LLMInternal               a defect of the client library or of ours
 │   └── LLMUnknown                anything else
 ├── LLMCancelled                  the caller went away; recorded on the row, never raised
@@ -242,6 +243,20 @@ class LLMBadResponse(LLMProviderError):
     retryable = True
     fallback = True
     possibly_paid = True
+
+
+class LLMInvalidOutput(LLMProviderError):
+    """Answers came, none passed the caller's check: `rejected` holds each of them and what is wrong with it."""
+
+    code = "invalid_output"
+    retryable = True
+    fallback = True
+    possibly_paid = True
+
+    @property
+    def rejected(self) -> tuple[Any, ...]:
+        """The answers that did not pass (`Rejected`), in order, over all candidates."""
+        return tuple(self.facts.get("rejected", ()))
 
 
 class LLMInternal(LLMProviderError):

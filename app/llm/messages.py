@@ -164,17 +164,21 @@ ToolChoice = Literal["auto", "none", "required"] | ToolChoiceTool
 
 
 class ResponseFormat(Frozen):
-    """What the text of an answer must be: free text, any JSON object, or JSON of a schema."""
+    """What the text of an answer must be: free text, any JSON object, or JSON of a schema.
 
-    type: Literal["text", "json_object", "json_schema"] = "text"
+    `adaptive` is JSON of a schema too, asked for as each candidate is able to: its own JSON schema, else its JSON mode
+    or none, with the schema in the system message. So it excludes nobody, and promises less.
+    """
+
+    type: Literal["text", "json_object", "json_schema", "adaptive"] = "text"
     name: str = Field(default="answer", pattern=r"^[A-Za-z0-9_-]{1,64}$")
     json_schema: dict[str, JsonValue] | None = None
     strict: bool | None = None
 
     @model_validator(mode="after")
     def _schema_where_needed(self) -> Self:
-        if (self.type == "json_schema") != (self.json_schema is not None):
-            raise ValueError("json_schema is given exactly when type is 'json_schema'")
+        if (self.type in {"json_schema", "adaptive"}) != (self.json_schema is not None):
+            raise ValueError("json_schema is given exactly when type is 'json_schema' or 'adaptive'")
         return self
 
     @classmethod

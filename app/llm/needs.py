@@ -50,7 +50,7 @@ def needs_of(request: LLMRequest) -> Needs:
         tools=bool(request.tools),
         forced_tool_choice=choice == "required" or isinstance(choice, ToolChoiceTool),
         json_object=form is not None and form.type == "json_object",
-        json_schema=schema is not None,
+        json_schema=form is not None and form.type == "json_schema",
         vision=vision,
         input_tokens_estimate=tokens if schema is None else tokens + _tokens(json_bytes(schema)),
         output_tokens_reserved=request.max_output_tokens or DEFAULT_OUTPUT_TOKENS,

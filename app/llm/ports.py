@@ -124,7 +124,8 @@ class NewRun:
     flight_slot: str | None = None
     cache_mode: CacheMode = CacheMode.USE
     cache_candidates: tuple[str, ...] = ()
-    """Candidate identities whose cached answer would be served now, in order; empty: no look-up."""
+    """Candidate identities whose cached answer would be served now, in order; empty: no look-up (or not by a claim,
+    which cannot ask a check)."""
     metadata: Mapping[str, JsonValue] = field(default_factory=dict)
     force: bool = False
 

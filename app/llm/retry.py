@@ -5,7 +5,7 @@ from enum import StrEnum
 from typing import Self
 
 from app.llm.candidates import Candidate
-from app.llm.errors import LLMBadResponse, LLMContextExceeded, LLMError
+from app.llm.errors import LLMBadResponse, LLMContextExceeded, LLMError, LLMInvalidOutput
 from app.llm.settings import LLMSettings, RetryPossiblyPaid
 
 MIN_ATTEMPT_S = 1.0
@@ -112,14 +112,22 @@ class RetryPolicy:
     def delay_s(self, error: LLMError, *, sends_here: int, jitter: float) -> float:
         """Return the seconds to wait before send `sends_here + 1`: what the provider asked for, else full jitter.
 
+        None before a second question about an answer that came.
+
         Source: "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
         """
         if error.retry_after_s is not None:
             return max(0.0, error.retry_after_s)
+        if isinstance(error, LLMInvalidOutput):
+            return 0.0
         doublings = min(sends_here - 1, 32)  # far beyond any cap; keeps the power a small number
         return jitter * min(self.max_backoff_s, self.base_backoff_s * 2.0**doublings)
 
     def _may_repeat(self, error: LLMError, sends_here: int) -> bool:
+        if isinstance(
+            error, LLMInvalidOutput
+        ):  # another question, which the caller's `tries` asks for: no repetition
+            return error.retryable and self.retry_possibly_paid is not RetryPossiblyPaid.NEVER
         limit = self.attempts_per_candidate
         if isinstance(error, LLMBadResponse):
             limit = min(limit, MAX_SENDS_OF_BAD_RESPONSE)

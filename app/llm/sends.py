@@ -22,6 +22,7 @@ from app.llm.retry import (
     acceptable_next,
     attempt_timeout_s,
 )
+from app.llm.structured.judge import Judge
 from app.llm.telemetry import Telemetry
 from app.llm.types import UNKNOWN_USAGE, Attempt
 
@@ -87,7 +88,7 @@ class Sends:
     breaker: Breaker
     jitter: Callable[[], float]
     cached: Callable[[Candidate], Awaitable[StoredAnswer | None]]
-    """The cached answer of a fallback candidate, looked up before its first send."""
+    """The cached answer of a fallback candidate (of any, where answers are checked), looked up before its first send."""
     learn: Callable[[Candidate, str], None]
     """Told of a capability that a candidate turned out to lack, in the provider's word for it."""
     tell: Tell | None = None
@@ -96,6 +97,8 @@ class Sends:
     """What that was given so far. From the first delta on the call belongs to its candidate: an error is final."""
     attempts: list[Attempt] = field(default_factory=list)
     queue_wait_ms: float = 0.0
+    judge: Judge = field(default_factory=Judge)
+    """Says what a candidate is asked, and whether its reply counts."""
 
     async def until_answered(self) -> tuple[Candidate, ProviderReply | StoredAnswer]:
         """Return who answered, and what: a provider's reply, or the cached match of a fallback candidate.
@@ -110,7 +113,8 @@ class Sends:
         last: LLMProviderError | None = None
         while True:
             candidate = kept[position]
-            if position and not tries_here and (match := await self.cached(candidate)) is not None:
+            looks = position or self.judge.check  # the first candidate's was looked up before the claim
+            if looks and not tries_here and (match := await self.cached(candidate)) is not None:
                 return candidate, match
             try:
                 return candidate, await self._ask(candidate, to_come=len(kept) - position - 1)
@@ -136,7 +140,10 @@ class Sends:
         """Return the error with what all sends of the run say together: whether they may be paid, and how they went."""
         error.possibly_paid = error.possibly_paid or any(attempt.possibly_paid for attempt in self.attempts)
         return error.with_facts(
-            run_id=self.run.run_id, attempts=tuple(self.attempts), retry_after_s=retry_after_s
+            run_id=self.run.run_id,
+            attempts=tuple(self.attempts),
+            retry_after_s=retry_after_s,
+            rejected=tuple(self.judge.rejected) or None,
         )
 
     def _verdict(self, error: LLMError, tries: int, tries_here: int, *, has_next: bool) -> Verdict:
@@ -163,7 +170,7 @@ class Sends:
         send = _Send(candidate=candidate, timeout_s=timeout_s, asked_at_s=self.deadline.clock.monotonic_s())
         try:
             reply = await self.client.send(
-                self.run.request.as_sent_to(candidate.provider),
+                self.judge.question(self.run.request, candidate),
                 candidate,
                 run_id=self.run.run_id,
                 workspace_id=self.run.workspace_id,
@@ -179,7 +186,10 @@ class Sends:
             internal = LLMInternal(f"the client failed with {type(defect).__name__}", possibly_paid=sent)
             self._ended(send, internal)
             raise internal from defect
-        self._ended(send, reply)
+        refusal = self.judge.refusal(candidate, reply)
+        self._ended(send, refusal or reply)
+        if refusal is not None:
+            raise refusal
         return reply
 
     def _listened(self, candidate: Candidate) -> dict[str, Any]:

@@ -4,13 +4,14 @@ import asyncio
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from app.llm import responses
 from app.llm.breaker import Breaker
 from app.llm.cache import CacheRules, slot_for
 from app.llm.calls import Call, begin, run_of
 from app.llm.candidates import Candidate, RouteDecision
+from app.llm.checks import Check
 from app.llm.context import workspace_of
 from app.llm.deltas import Tell, parts_of
 from app.llm.errors import (
@@ -43,8 +44,12 @@ from app.llm.router import LLMRouter, no_candidate, without
 from app.llm.sends import Sends
 from app.llm.settings import LLMSettings
 from app.llm.streams import LLMStream, Streaming
+from app.llm.structured.judge import Judge, check_replay, passes
+from app.llm.structured.wanted import Checked, wanted
 from app.llm.telemetry import EVENT_FENCED, EVENT_TAKEOVER, Telemetry
 from app.llm.types import LLMCallContext, LLMProfile, LLMRequest, LLMResponse
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,19 +87,22 @@ class LLMService:
         self._settings = settings
         self._streaming = Streaming()
 
-    async def chat(self, request: LLMRequest, *, context: LLMCallContext | None = None) -> LLMResponse:
+    async def chat(
+        self, request: LLMRequest, *, context: LLMCallContext | None = None, check: Check | None = None
+    ) -> LLMResponse:
         """Return an answer: replayed, from the cache, or live from the first candidate that can give one.
 
         Args:
             request: What is wanted.
             context: Whom the call belongs to, where the request's metadata does not say.
+            check: What an answer must pass, a stored one too, before it counts; `structured` makes one of a type.
 
         Raises:
             LLMContractError: The call itself is wrong, or its key cannot be had; nothing was sent.
             LLMProviderError: No candidate answered; `attempts` and `run_id` tell the story.
             LLMLedgerError: The database is away; nothing was sent.
         """
-        return await self._chat(request, context)
+        return await self._chat(request, context, check=check)
 
     def stream(self, request: LLMRequest, *, context: LLMCallContext | None = None) -> LLMStream:
         """Return the same call as a stream: deltas as they arrive, then the `LLMResponse`.
@@ -104,30 +112,24 @@ class LLMService:
         """
 
         async def answering(tell: Tell) -> LLMResponse:
-            return await self._chat(request, context, tell)
+            return await self._chat(request, context, tell=tell)
 
         return LLMStream(answering, remember=self._streaming.add)
 
-    async def _chat(
-        self, request: LLMRequest, context: LLMCallContext | None, tell: Tell | None = None
-    ) -> LLMResponse:
-        self._telemetry.call_started()
-        started_s, call = self._clock.monotonic_s(), None
-        try:
-            call = await begin(
-                request,
-                context,
-                tell,
-                settings=self._settings,
-                clock=self._clock,
-                new_id=self._wiring.new_id,
-            )
-            response = await self._answer(call)
-        except BaseException as error:
-            self._ended(request, call, error, started_s)
-            raise
-        self._ended(request, call, response, started_s)
-        return response
+    async def structured(
+        self, of: type[T], request: LLMRequest, *, context: LLMCallContext | None = None, tries: int = 2
+    ) -> Checked[T]:
+        """Return an answer as a valid `of`, a Pydantic model or any other type that a `TypeAdapter` takes.
+
+        A candidate whose answer is not valid is told why and asked again, at most `tries` times in all; then the next
+        one is asked the original request.
+
+        Raises:
+            LLMInvalidOutput: No answer was valid; `rejected` holds them all.
+            LLMError: As in `chat`; `LLMKeyConflict` also where the key's stored answer is no valid `of`.
+        """
+        shape = wanted(of, tries=tries)
+        return shape.checked(await self.chat(shape.asked(request), context=context, check=shape))
 
     def joined(self, session: Any) -> "LLMService":
         """Return a view whose ledger writes go through the caller's `AsyncSession`, and are committed by the caller.
@@ -191,6 +193,33 @@ class LLMService:
 
     # -- the story
 
+    async def _chat(
+        self,
+        request: LLMRequest,
+        context: LLMCallContext | None,
+        *,
+        tell: Tell | None = None,
+        check: Check | None = None,
+    ) -> LLMResponse:
+        self._telemetry.call_started()
+        started_s, call = self._clock.monotonic_s(), None
+        try:
+            call = await begin(
+                request,
+                context,
+                settings=self._settings,
+                clock=self._clock,
+                new_id=self._wiring.new_id,
+                tell=tell,
+                check=check,
+            )
+            response = await self._answer(call)
+        except BaseException as error:
+            self._ended(request, call, error, started_s)
+            raise
+        self._ended(request, call, response, started_s)
+        return response
+
     async def _answer(self, call: Call) -> LLMResponse:
         if (replay := await self._replayed(call)) is not None:
             return replay
@@ -230,7 +259,7 @@ class LLMService:
             return None
         identities = [candidate.identity for candidate in route.kept]
         found = await self._repo.get_cached(call.context.workspace_id, call.prompt_sha256, identities)
-        return self._cache.choose(route, found)
+        return self._cache.choose(route, passes(call.check, found))
 
     def _run(self, call: Call, route: RouteDecision, hit: StoredAnswer | None) -> NewRun:
         reads = self._cache.reads(call.request) and bool(route.kept)
@@ -241,7 +270,7 @@ class LLMService:
             route,
             lease_s=self._claims.lease_s(call.deadline.left_s()),
             flight_slot=slot_for(workspace, prompt, route.kept[0]) if flies else None,
-            cache_candidates=self._cache.servable_now(route) if reads else (),
+            cache_candidates=() if call.check or not reads else self._cache.servable_now(route),
         )
 
     async def _recorded_hit(self, call: Call, run: NewRun, answer: StoredAnswer) -> LLMResponse:
@@ -310,10 +339,10 @@ class LLMService:
 
     def _sends(self, call: Call, run: NewRun) -> Sends:
         async def cached(candidate: Candidate) -> StoredAnswer | None:
-            if not run.cache_candidates:
+            if not self._cache.reads(call.request):
                 return None
             found = await self._repo.get_cached(run.workspace_id, run.prompt_sha256, [candidate.identity])
-            return found.get(candidate.identity)
+            return passes(call.check, found).get(candidate.identity)
 
         return Sends(
             run=run,
@@ -328,6 +357,7 @@ class LLMService:
             cached=cached,
             learn=self._learn,
             tell=call.tell,
+            judge=Judge(check=call.check),
         )
 
     def _learn(self, candidate: Candidate, lacking: str) -> None:
@@ -343,6 +373,7 @@ class LLMService:
         return responses.hit(run, stored, latency_ms=call.deadline.spent_ms())
 
     def _as_replay(self, call: Call, stored: LLMResponse) -> LLMResponse:
+        check_replay(call.check, stored)
         self._repo.count_replay(stored.run_id)
         return stored.model_copy(
             update={"parts": responses.unshared(stored.parts), "latency_ms": call.deadline.spent_ms()}

@@ -67,6 +67,19 @@ def test_the_twelve_lines_run_from_a_wheel_in_an_empty_folder_and_replay_the_sec
     assert (tmp_path / "signalbox.db").stat().st_mode & 0o777 == 0o600
 
 
+def test_the_typed_answer_is_asked_for_again_until_it_is_valid(wheel_dir: Path, tmp_path: Path) -> None:
+    program = block("Typed answers")
+    with StubOllama() as stub:
+        stub.script(Reply.json({"vendor": "Nordlys"}), Reply.json({"vendor": "Nordlys", "total": 1480.5}))
+        first = run(program, wheel_dir, tmp_path, LLM_OLLAMA_API_BASE=stub.base_url)
+        second = run(program, wheel_dir, tmp_path, LLM_OLLAMA_API_BASE=stub.base_url)
+        sends = stub.sends
+    assert first.returncode == 0, first.stderr
+    assert first.stdout == "vendor='Nordlys' total=1480.5 live 2\n"
+    assert second.stdout == "vendor='Nordlys' total=1480.5 replay 0\n"
+    assert sends == 2
+
+
 def test_the_wheel_carries_the_migrations_and_its_own_code(wheel_dir: Path, tmp_path: Path) -> None:
     shown = run("import app; print(app.__file__)", wheel_dir, tmp_path)
     assert shown.stdout.startswith(str(wheel_dir))

@@ -1,6 +1,7 @@
 """Every break: one small change for each promise, and the tests that must notice it."""
 
 from tests.sabotage.call_breaks import CALL_BREAKS
+from tests.sabotage.checked_breaks import CHECKED_BREAKS
 from tests.sabotage.gate_breaks import GATE_BREAKS
 from tests.sabotage.guard_breaks import GUARD_BREAKS
 from tests.sabotage.ledger_breaks import LEDGER_BREAKS
@@ -12,4 +13,5 @@ from tests.sabotage.wire_breaks import WIRE_BREAKS
 
 BREAKS: tuple[Break, ...] = (
     *LEDGER_BREAKS, *POSTGRES_BREAKS, *SPOOL_BREAKS, *CALL_BREAKS, *WIRE_BREAKS, *STREAM_BREAKS, *GATE_BREAKS, *GUARD_BREAKS,
+    *CHECKED_BREAKS,
 )  # fmt: skip

@@ -251,7 +251,7 @@ CALL_BREAKS = (
         "cached-answer-of-a-fallback-is-not-looked-up",
         "cache",
         SENDS,
-        "if position and not tries_here and (match := await self.cached(candidate)) is not None:",
+        "if looks and not tries_here and (match := await self.cached(candidate)) is not None:",
         "if position < 0 and (match := await self.cached(candidate)) is not None:",
         (HITS + "a_fallback_candidates_match_is_served_instead_of_sending",),
     ),

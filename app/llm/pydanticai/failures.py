@@ -31,6 +31,7 @@ from app.llm.errors import (
     LLMContentFiltered,
     LLMContextExceeded,
     LLMInternal,
+    LLMInvalidOutput,
     LLMModelNotFound,
     LLMProviderError,
     LLMQueueFull,
@@ -53,6 +54,7 @@ CATEGORIES: Mapping[type[LLMProviderError], Category | None] = {
     LLMAuth: ModelAuthenticationError,
     LLMModelNotFound: ModelNotFoundError,
     LLMBadResponse: ModelServerError,
+    LLMInvalidOutput: None,
     LLMInternal: None,
     LLMUnknown: None,
 }

@@ -19,8 +19,10 @@ from pydantic_ai.profiles import ModelProfile
 from pydantic_ai.settings import ModelSettings, merge_model_settings
 
 from app.llm.candidates import Candidate
+from app.llm.checks import Check
 from app.llm.errors import LLMInvalidRequest, LLMNoCandidate, LLMProviderError
 from app.llm.pydanticai.answers import model_response
+from app.llm.pydanticai.checking import DeclaredCheck
 from app.llm.pydanticai.failures import model_error
 from app.llm.pydanticai.internals import get_current_run_context
 from app.llm.pydanticai.lanes import Lane, meet
@@ -44,7 +46,9 @@ SYSTEM = "signalbox"
 class ChatService(Protocol):
     """What the model needs of `LLMService`."""
 
-    async def chat(self, request: LLMRequest, *, context: LLMCallContext | None = None) -> LLMResponse:
+    async def chat(
+        self, request: LLMRequest, *, context: LLMCallContext | None = None, check: Check | None = None
+    ) -> LLMResponse:
         """Return the answer, live, replayed or from the cache."""
         ...
 
@@ -81,6 +85,7 @@ class PydanticAiLiteLLMModel(Model[Any]):
         cache: CacheMode | str | None = None,
         name: str | None = None,
         settings: ModelSettings | None = None,
+        fallback_on_invalid_output: bool = False,
     ) -> None:
         """Make the model; nothing is asked of `llm` before the first request.
 
@@ -93,6 +98,9 @@ class PydanticAiLiteLLMModel(Model[Any]):
             cache: `use`, `refresh` or `bypass`. Unset: the request's default.
             name: Stands in derived keys for an agent that has no name.
             settings: Defaults below the agent's own; `LLMModelSettings` lists ours.
+            fallback_on_invalid_output: Whether output and tool arguments are held to the schemas that the agent
+                declares, so that what does not fit them is an attempt that failed and the next candidate is asked.
+                Else PydanticAI asks the same candidate again.
 
         Raises:
             ValueError: There is no such profile or cache mode.
@@ -101,6 +109,7 @@ class PydanticAiLiteLLMModel(Model[Any]):
         self._llm = llm
         self._context_of = context
         self._name = name
+        self._checks = fallback_on_invalid_output
         self._defaults: dict[str, Any] = {
             "profile": LLMProfile(profile),
             "model": model,
@@ -195,7 +204,8 @@ class PydanticAiLiteLLMModel(Model[Any]):
     ) -> ModelResponse:
         request, context = self._asked(messages, settings, params, run)
         with self._told():
-            response = await self._llm.chat(request, context=context)
+            check = DeclaredCheck(params) if self._checks else None
+            response = await self._llm.chat(request, context=context, check=check)
         return model_response(response)
 
     def _asked(

@@ -56,6 +56,7 @@ def unavailable(**facts: Any) -> errors.LLMUnavailable:
         (errors.LLMCapability, NextCandidate()),
         (errors.LLMContextExceeded, NextCandidate()),
         (errors.LLMBadResponse, NextCandidate()),  # possibly paid: not the same candidate
+        (errors.LLMInvalidOutput, Again(delay_s=0.0)),  # paid, and another question
         (errors.LLMBadRequest, Stop(reason=StopReason.FINAL)),
         (errors.LLMAuth, Stop(reason=StopReason.FINAL)),
         (errors.LLMModelNotFound, Stop(reason=StopReason.FINAL)),
@@ -88,6 +89,17 @@ def test_a_send_that_may_have_been_paid_is_repeated_as_the_setting_allows(
     assert after(error, rules) == (Stop(reason=first) if first else again)
     assert after(error, rules, sends_here=2) == (Stop(reason=with_next) if with_next else NextCandidate())
     assert after(error, rules, sends_here=2, has_next=False) == Stop(reason=alone)
+
+
+def test_a_second_question_is_no_repetition_unless_nothing_may_be_paid_twice():
+    error = errors.LLMInvalidOutput("not valid")
+    assert after(error, policy(attempts_per_candidate=1), sends_here=3) == Again(delay_s=0.0)
+    assert after(error, left_s=0.0) == Stop(reason=StopReason.NO_TIME, retry_after_s=0.0)
+    assert after(error, sends_total=4) == Stop(reason=StopReason.MAX_ATTEMPTS)
+    assert after(error, policy(retry_possibly_paid=NEVER)) == Stop(reason=StopReason.POSSIBLY_PAID)
+    error.retryable = False  # its tries are used up
+    assert after(error) == NextCandidate()
+    assert after(error, policy(retry_possibly_paid=NEVER)) == Stop(reason=StopReason.POSSIBLY_PAID)
 
 
 def test_an_error_that_was_surely_not_paid_is_retried_under_every_setting():

@@ -123,10 +123,14 @@ class ScriptedService:
         self.script = list(script)
         self.listed = candidates
         self.requests: list[LLMRequest] = []
+        self.checks: list[Any] = []
         self.contexts: list[LLMCallContext | None] = []
 
-    async def chat(self, request: LLMRequest, *, context: LLMCallContext | None = None) -> LLMResponse:
+    async def chat(
+        self, request: LLMRequest, *, context: LLMCallContext | None = None, check: Any = None
+    ) -> LLMResponse:
         self.requests.append(request)
+        self.checks.append(check)
         self.contexts.append(context)
         step = self.script.pop(0)
         if isinstance(step, Exception):

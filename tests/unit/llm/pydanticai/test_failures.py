@@ -53,6 +53,7 @@ from tests.unit.llm.pydanticai.scripted import ScriptedService, answer
         (errors.LLMAuth, 401, ModelAuthenticationError),
         (errors.LLMModelNotFound, 404, ModelNotFoundError),
         (errors.LLMBadResponse, 200, ModelServerError),
+        (errors.LLMInvalidOutput, 200, ModelAPIError),
         (errors.LLMInternal, None, ModelAPIError),
         (errors.LLMUnknown, 418, ModelHTTPError),
     ],

@@ -1,0 +1,64 @@
+"""An agent's own schemas as a check, so that output which does not fit them can fall back to another candidate."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from pydantic_ai.models import ModelRequestParameters
+
+from app.llm.checks import Objection, Said
+from app.llm.messages import TextPart, ToolCallPart
+from app.llm.structured.reading import NotJson, strict_json, without_fence
+
+MAX_FAULTS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class DeclaredCheck:
+    """Holds answers to the letter of the tools and the output that a request of an agent declares.
+
+    One try per candidate: PydanticAI itself asks again what it can tell the model.
+    """
+
+    params: ModelRequestParameters
+    tries: ClassVar[int] = 1
+
+    def objection(self, said: Said) -> Objection | None:
+        """Return what is wrong with an answer; None if PydanticAI can go on with it."""
+        calls = [part for part in said.parts if isinstance(part, ToolCallPart)]
+        found = self._of_calls(calls) if calls else self._of_text(_text(said))
+        faults = [fault for _, fault in zip(range(MAX_FAULTS), found, strict=False)]
+        return Objection(faults=faults) if faults else None
+
+    def _of_calls(self, calls: list[ToolCallPart]) -> Iterator[str]:
+        tools = self.params.tool_defs
+        for call in calls:
+            if call.name not in tools:
+                yield f"{call.name}: there is no such tool"
+            else:
+                yield from _misfits(call.name, call.arguments, tools[call.name].parameters_json_schema)
+
+    def _of_text(self, text: str) -> Iterator[str]:
+        wanted = self.params.output_object
+        if wanted is not None and self.params.output_mode in {"auto", "native"}:
+            try:
+                value = strict_json(without_fence(text))
+            except NotJson as fault:
+                yield f"$: {fault}"
+            else:
+                yield from _misfits("$", value, wanted.json_schema)
+        elif not self.params.allow_text_output:
+            yield "$: a text, where a tool call was due"
+
+
+def _misfits(where: str, value: Any, schema: dict[str, Any]) -> Iterator[str]:
+    from jsonschema import Draft202012Validator  # type: ignore[import-untyped]  # noqa: PLC0415  # 40 ms; no types
+    from referencing import Registry  # noqa: PLC0415
+
+    validator = Draft202012Validator(schema, registry=Registry())  # a registry that fetches nothing
+    for fault in validator.iter_errors(value):
+        yield f"{where}{fault.json_path.removeprefix('$')}: does not fit {fault.validator!r}"
+
+
+def _text(said: Said) -> str:
+    return "".join(part.text for part in said.parts if isinstance(part, TextPart))
