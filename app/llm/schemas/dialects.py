@@ -12,7 +12,7 @@ https://ai.google.dev/api/generate-content#GenerationConfig, or, for tool parame
 does not know that they are newer than 1.5, `Schema`: https://ai.google.dev/api/caching#Schema. LiteLLM 1.105.3 sends
 the former as it is and writes the latter itself (`_build_vertex_schema`): it drops formats but `date-time` and enums
 that are no strings, takes null for an empty string in an enum, gives a schema without a type the type object, and
-leaves nothing beside `anyOf`. What leaves us gives it no occasion for any of these.
+leaves nothing beside `anyOf`; in both it takes a property named `strict` for a keyword of OpenAI's. What leaves us gives it no occasion for any of these.
 
 Nobody documents how large or deep a schema may be; Gemini says that it may refuse one that is too complex
 (https://ai.google.dev/gemini-api/docs/structured-output), and LiteLLM stops at 100 levels of JSON.
@@ -64,6 +64,8 @@ class Facts:
     """The schema of any value."""
     narrows: bool = False
     """Whether `anything` leaves something out."""
+    lost_names: frozenset[str] = frozenset({"strict"})
+    """Properties that LiteLLM takes for something else, on their way to Gemini, and drops or stumbles over."""
     annotations: tuple[str, ...] = ("description",)
     max_depth: int = 60
     """Levels of schemas; a deeper one keeps its type only."""
@@ -81,6 +83,7 @@ _OPENAPI = Facts(
     told=True,
     anything={"anyOf": [*_SIMPLE, {"type": "array", "items": {"anyOf": [*_SIMPLE]}}]},
     narrows=True,
+    lost_names=frozenset({"strict", "$ref"}),
     max_depth=30,
 )
 
@@ -91,10 +94,11 @@ FACTS: Mapping[SchemaDialect, Facts] = {
         bounded=frozenset({"integer"}),
         references=True,
         grammar=True,
-        anything={"type": [*TYPES]},  # an empty schema is read as any object
+        lost_names=frozenset(),
+        anything={"anyOf": [{"type": name} for name in TYPES]},  # an empty schema is read as any object
         annotations=("title", "description"),
     ),
-    SchemaDialect.OLLAMA_TOOLS: Facts(told=True, parameters=True, anything={}),
+    SchemaDialect.OLLAMA_TOOLS: Facts(told=True, parameters=True, anything={}, lost_names=frozenset()),
     SchemaDialect.GEMINI_JSON_SCHEMA: Facts(
         keywords=_COUNTS | _BOUNDS | {"prefixItems", "additionalProperties"},
         formats=frozenset({"date", "time", "date-time"}),

@@ -21,7 +21,11 @@ _NOTHING: tuple[Any, ...] = (None, True, {})
 def fit_object(walk: Walk, rules: Json, path: str, fitted: Json) -> None:
     """Put what can be said of an object into `fitted`."""
     _note_the_rest(walk, rules, path, fitted)
-    properties = rules.get("properties", {})
+    properties = {
+        name: each for name, each in rules.get("properties", {}).items() if name not in walk.facts.lost_names
+    }
+    if len(properties) < len(rules.get("properties", {})):
+        walk.note(path, "properties")
     if "properties" in rules:
         fitted["properties"] = {
             name: walk.node(each, below(path, "properties", name)) for name, each in properties.items()
@@ -29,7 +33,7 @@ def fit_object(walk: Walk, rules: Json, path: str, fitted: Json) -> None:
     required = [name for name in rules.get("required", ()) if name in properties]
     if required:
         fitted["required"] = required
-    if len(required) < len(rules.get("required", ())):
+    if not set(rules.get("required", ())) <= set(rules.get("properties", {})):
         walk.note(path, "required")
     _others(walk, rules, path, fitted)
 

@@ -11,6 +11,7 @@ from app.llm.schemas.patterns import is_plain
 
 FORMAT, OLLAMA_TOOLS, JSON_SCHEMA, OPENAPI, GEMINI_TOOLS = SchemaDialect
 TOLD = (OLLAMA_TOOLS, JSON_SCHEMA, OPENAPI, GEMINI_TOOLS)
+ANYTHING = {"anyOf": [{"type": name} for name in ("string", "number", "boolean", "null", "object", "array")]}
 TEXT, WHOLE, NULL = {"type": "string"}, {"type": "integer"}, {"type": "null"}
 Json = dict[str, Any]
 
@@ -50,7 +51,7 @@ def within(schema: Any, dialect: SchemaDialect) -> tuple[Any, list[tuple[str, st
         ({**record(b=TEXT), "additionalProperties": False}, GEMINI_TOOLS, record(b=TEXT)),
         ({}, JSON_SCHEMA, {}),
         ({}, OLLAMA_TOOLS, {}),
-        ({}, FORMAT, {"type": ["string", "number", "boolean", "null", "object", "array"]}),
+        ({}, FORMAT, ANYTHING),
         (True, JSON_SCHEMA, {}),
         ({"title": "T", "default": 1, "examples": [1], "type": "integer", "x-y": 1}, GEMINI_TOOLS, WHOLE),
         ({"type": "string", "format": "password"}, FORMAT, TEXT),
@@ -80,7 +81,7 @@ def test_what_can_be_said_in_other_words_is_no_misfit(schema: Any, dialect: Sche
          {"type": "boolean", "description": "(enum: [true])"}, ["enum"]),
         ({"type": "array", "items": TEXT, "uniqueItems": True}, FORMAT, {"type": "array", "items": TEXT}, ["uniqueItems"]),
         ({"type": "array", "prefixItems": [TEXT, WHOLE]}, FORMAT,
-         {"type": "array", "items": {"type": [*["string", "number", "boolean", "null", "object", "array"]]}}, ["prefixItems"]),
+         {"type": "array", "items": ANYTHING}, ["prefixItems"]),
         ({"type": "array", "prefixItems": [TEXT, WHOLE], "maxItems": 2}, FORMAT,
          {"type": "array", "items": {"anyOf": [TEXT, WHOLE]}, "maxItems": 2}, ["prefixItems"]),
         ({"type": "object", "additionalProperties": TEXT}, GEMINI_TOOLS, {"type": "object"}, ["additionalProperties"]),
@@ -93,7 +94,7 @@ def test_what_can_be_said_in_other_words_is_no_misfit(schema: Any, dialect: Sche
         ({"allOf": [{**WHOLE, "minimum": 1}, {"minimum": 3, "type": "number"}]}, FORMAT,
          {**WHOLE, "minimum": 3}, ["allOf"]),
         ({"$ref": "https://example.org/s"}, JSON_SCHEMA, {"description": '($ref: "https://example.org/s")'}, ["$ref"]),
-        ({"$ref": "#/nowhere"}, FORMAT, {"type": [*["string", "number", "boolean", "null", "object", "array"]]}, ["$ref"]),
+        ({"$ref": "#/nowhere"}, FORMAT, ANYTHING, ["$ref"]),
         (False, JSON_SCHEMA, {}, ["false"]),
         ({"minimum": 3}, JSON_SCHEMA, {"description": "(minimum: 3)"}, ["minimum"]),
     ],
@@ -110,9 +111,16 @@ def test_a_misfit_has_the_json_pointer_of_its_place():
 
 
 def test_properties_named_like_keywords_stay():
-    odd = record(title=TEXT, default=WHOLE, examples=TEXT, **{"$ref": TEXT, "$defs": TEXT})
+    odd = record(title=TEXT, default=WHOLE, examples=TEXT, **{"properties": TEXT, "$defs": TEXT})
     for dialect in SchemaDialect:
         assert fit(odd, dialect) == (odd, ())
+
+
+def test_a_property_that_litellm_would_drop_goes_with_its_requirement_and_that_is_said():
+    for name, dialect in (("strict", JSON_SCHEMA), ("strict", GEMINI_TOOLS), ("$ref", OPENAPI)):
+        schema = {**record(**{name: TEXT, "a": TEXT}), "required": [name, "a"]}
+        assert fit(schema, dialect) == ({**record(a=TEXT), "required": ["a"]}, (Misfit("", "properties"),))
+        assert fit(schema, FORMAT) == (schema, ())
 
 
 @pytest.mark.parametrize("dialect", [FORMAT, JSON_SCHEMA])
