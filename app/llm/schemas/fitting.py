@@ -250,7 +250,8 @@ class Fitting:
     def _bare(self, schema: Any, path: str) -> Json:
         """Return the type of a schema, and nothing else of it."""
         name = schema.get("type") if isinstance(schema, Mapping) else None
-        return _copied({"type": name}) if name in _FITTERS and name != "array" else self.anything(path)
+        known = isinstance(name, str) and name in _FITTERS and name != "array"
+        return {"type": name} if known else self.anything(path)
 
     def _plain(self, rules: Json) -> Json:
         return {key: value for key, value in rules.items() if key in CONSTRAINTS}

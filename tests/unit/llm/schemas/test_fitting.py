@@ -1,5 +1,6 @@
 """What is sent instead of a schema, and what is said to be lost: keyword by keyword, for each dialect."""
 
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -151,7 +152,7 @@ def test_a_constraint_beside_a_reference_counts():
 
 
 def test_definitions_whose_names_make_one_rule_of_a_grammar_get_two():
-    names = ("A_B", "A-B", "A[int]", "A int ")
+    names = ("A-B", "A_B", "A[int]", "A int ")
     schema = {
         **record(**{f"p{n}": {"$ref": f"#/$defs/{name}"} for n, name in enumerate(names)}),
         "$defs": {name: {**TEXT, "enum": [name]} for name in names},
@@ -159,7 +160,7 @@ def test_definitions_whose_names_make_one_rule_of_a_grammar_get_two():
     sent = fit(schema, FORMAT).schema
     told = [sent["$defs"][each["$ref"].removeprefix("#/$defs/")] for each in sent["properties"].values()]
     assert [each["enum"] for each in told] == [[name] for name in names]
-    assert list(sent["$defs"]) == ["A_B", "A-B-2", "A-int", "A-int-2"]
+    assert list(sent["$defs"]) == ["A-B", "A_B-2", "A-int", "A-int-2"]
 
 
 def test_pointers_to_anywhere_are_followed():
@@ -219,6 +220,13 @@ def test_a_copied_cycle_ends_at_its_type():
     assert fitted.misfits == (Misfit("/$defs/T/properties/children/items", "$ref"),)
     once = {**record(children={"type": "array", "items": {"type": "object"}}), "required": ["children"]}
     assert fitted.schema == {**record(children={"type": "array", "items": once}), "required": ["children"]}
+
+
+def test_a_cycle_of_several_types_ends_as_anything():
+    node = {**record(a={"$ref": "#/$defs/T"}), "type": ["object", "null"]}
+    fitted = fit({"$defs": {"T": node}, **record(a={"$ref": "#/$defs/T"})}, OLLAMA_TOOLS)
+    assert [misfit.keyword for misfit in fitted.misfits] == ["$ref"]
+    assert "'a': {}" in str(fitted.schema)
 
 
 @pytest.mark.parametrize("dialect", SchemaDialect)
@@ -294,6 +302,16 @@ def test_the_original_is_left_alone_and_shared_with_nobody():
         again = fit(schema, dialect).schema
         assert again["properties"]["a"]["enum"] == ["a"]
     assert repr(schema) == before
+
+
+def test_what_is_made_of_one_schema_is_no_part_of_another():
+    for dialect in SchemaDialect:
+        first = fit(record(a={}, b={}), dialect).schema["properties"]
+        before = deepcopy(first["b"])
+        for choice in first["a"].get("anyOf", []):
+            choice["type"] = "spoilt"
+        first["a"].setdefault("anyOf", []).append({})
+        assert first["b"] == fit(record(a={}), dialect).schema["properties"]["a"] == before
 
 
 @pytest.mark.parametrize(
