@@ -19,12 +19,22 @@ from typer.main import get_command
 
 from app.cli import NAME, cli
 from app.llm.errors import LLMCancelled, LLMError, LLMProviderError
+from app.llm.schemas import SchemaDialect
+from app.llm.schemas.features import FEATURES, outcome
 from app.llm.settings import PREFIX, LLMSettings
 
 ROOT = Path(__file__).resolve().parents[1]
-READMES = ("README.md", "app/llm/README.md")
+READMES = ("README.md", "app/llm/README.md", "docs/STRUCTURED_OUTPUT.md")
 ENV_EXAMPLE = ".env.example"
 HELP_COLUMNS = 100
+
+_COLUMNS = {
+    SchemaDialect.OLLAMA_FORMAT: "Ollama, answer",
+    SchemaDialect.OLLAMA_TOOLS: "Ollama, tool",
+    SchemaDialect.GEMINI_JSON_SCHEMA: "Gemini, answer",
+    SchemaDialect.GEMINI_TOOLS: "Gemini, tool",
+}
+"""What `GEMINI_OPENAPI` says is what a tool of Gemini's says."""
 
 _MAY_BE_PAID = (LLMProviderError, LLMCancelled)
 """Errors that are raised with `possibly_paid` where a request may have reached the provider."""
@@ -131,7 +141,18 @@ def cli_help() -> str:
     return "\n\n".join([_block(overview), *folded])
 
 
-BLOCKS: Mapping[str, Callable[[], str]] = {"settings": settings_table, "errors": error_table, "cli": cli_help}
+def schema_table() -> str:
+    """Return what becomes of each part of a model, provider by provider, as a Markdown table."""
+    rows = [(feature, *(outcome(feature, dialect) for dialect in _COLUMNS)) for feature in FEATURES]
+    return _table(("A field of", *_COLUMNS.values()), rows)
+
+
+BLOCKS: Mapping[str, Callable[[], str]] = {
+    "settings": settings_table,
+    "errors": error_table,
+    "cli": cli_help,
+    "schemas": schema_table,
+}
 """What each pair of markers holds."""
 
 

@@ -10,6 +10,7 @@ from operator import attrgetter
 from pydantic import Field, JsonValue
 
 from app.llm.messages import Frozen
+from app.llm.schemas import Dialects, Loss
 from app.llm.types import LLMProfile, LLMProvider
 
 
@@ -22,6 +23,8 @@ class ProviderCaps(Frozen):
     supports_json_schema: bool
     supports_vision: bool
     max_context_tokens: int = Field(gt=0)
+    schemas: Dialects | None = None
+    """How it is told of schemas; None where nothing of a schema is lost."""
     preferred_for_profiles: tuple[LLMProfile, ...] = ()
     assumed: bool = True
 
@@ -57,6 +60,7 @@ class RouteReason(StrEnum):
     NO_JSON = "no_json"
     NO_JSON_SCHEMA = "no_json_schema"
     NO_VISION = "no_vision"
+    SCHEMA_MISMATCH = "schema_mismatch"
     CONTEXT_TOO_SMALL = "context_too_small"
     LOCAL_ONLY = "local_only"
     NO_CLOUD_FALLBACK = "no_cloud_fallback"
@@ -75,6 +79,8 @@ class Needs(Frozen):
     json_object: bool = False
     json_schema: bool = False
     vision: bool = False
+    losses: tuple[Loss, ...] = ()
+    """What its schemas would lose in each dialect, if that matters."""
     input_tokens_estimate: int = 0
     output_tokens_reserved: int = 0
 
@@ -82,6 +88,10 @@ class Needs(Frozen):
     def skills(self) -> tuple[bool, ...]:
         """Whether each of `SKILLS` is needed."""
         return _skills_of(self)
+
+    def lost_by(self, caps: ProviderCaps) -> Loss | None:
+        """Return what is lost first of the schemas on their way to such a candidate."""
+        return next((loss for loss in self.losses if caps.schemas and loss.dialect in caps.schemas), None)
 
     @property
     def tokens(self) -> int:

@@ -4,6 +4,7 @@ LLMError
 ├── LLMContractError              the caller's side: nothing was sent for this call
 │   ├── LLMSettingsError          a setting is wrong; names the variable
 │   ├── LLMInvalidRequest         a request that no candidate could ever serve
+│   ├── LLMSchemaMismatch         a JSON schema that a candidate cannot be told in full, and must
 │   ├── LLMWorkspaceMissing       no source names a workspace
 │   ├── LLMWorkspaceConflict      two sources name different workspaces
 │   ├── LLMNoCandidate            every candidate was excluded; the reasons are attached
@@ -109,6 +110,12 @@ class LLMInvalidRequest(LLMContractError):
     """No candidate could ever serve this request."""
 
     code = "invalid_request"
+
+
+class LLMSchemaMismatch(LLMContractError):
+    """A candidate cannot be told a JSON schema in full, and LLM_SCHEMA_MISMATCH is `error`."""
+
+    code = "schema_mismatch"
 
 
 class LLMWorkspaceMissing(LLMContractError):

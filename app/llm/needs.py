@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from app.llm.candidates import Needs
 from app.llm.fingerprint import json_bytes
 from app.llm.messages import Part, ToolChoiceTool
+from app.llm.schemas import losses, most_bytes
 from app.llm.types import LLMProvider, LLMRequest
 
 BYTES_PER_TOKEN = 3
@@ -23,19 +24,27 @@ Source: https://ai.google.dev/gemini-api/docs/tokens."""
 DEFAULT_OUTPUT_TOKENS = 1_024
 """Room that is kept for an answer whose request names no `max_output_tokens`."""
 
+_COPIED = b'"$ref"'
+"""What is written out where it is referred to, in the parameters of tools."""
+
 _PROVIDERS = tuple(LLMProvider)
 
 
-def needs_by_provider(request: LLMRequest) -> Mapping[LLMProvider, Needs]:
+def needs_by_provider(request: LLMRequest, *, whole_schemas: bool = False) -> Mapping[LLMProvider, Needs]:
     """Return what the request demands of the candidates of each provider, by its variants."""
-    needs = dict.fromkeys(_PROVIDERS, needs_of(request))
+    needs = dict.fromkeys(_PROVIDERS, needs_of(request, whole_schemas=whole_schemas))
     for provider in request.variants:
-        needs[provider] = needs_of(request.as_sent_to(provider))
+        needs[provider] = needs_of(request.as_sent_to(provider), whole_schemas=whole_schemas)
     return needs
 
 
-def needs_of(request: LLMRequest) -> Needs:
-    """Return what a request, as sent to one provider, demands; tokens are estimated high rather than low."""
+def needs_of(request: LLMRequest, *, whole_schemas: bool = False) -> Needs:
+    """Return what a request, as sent to one provider, demands; tokens are estimated high rather than low.
+
+    Args:
+        request: As sent to one provider.
+        whole_schemas: Whether it matters what its schemas lose on their way.
+    """
     form, choice = request.response_format, request.tool_choice
     schema = form.json_schema if form else None
     tokens, vision = 0, False
@@ -45,13 +54,17 @@ def needs_of(request: LLMRequest) -> Needs:
             tokens += _tokens_of_part(part)
             vision = vision or part.type == "image"
     for tool in request.tools:
-        tokens += _tokens(json_bytes([tool.name, tool.description, tool.parameters]))
+        said = json_bytes([tool.name, tool.description, tool.parameters])
+        tokens += _tokens(said)
+        if _COPIED in said:
+            tokens += -(-most_bytes(tool.parameters) // BYTES_PER_TOKEN)
     return Needs(
         tools=bool(request.tools),
         forced_tool_choice=choice == "required" or isinstance(choice, ToolChoiceTool),
         json_object=form is not None and form.type == "json_object",
         json_schema=form is not None and form.type == "json_schema",
         vision=vision,
+        losses=losses(request) if whole_schemas else (),
         input_tokens_estimate=tokens if schema is None else tokens + _tokens(json_bytes(schema)),
         output_tokens_reserved=request.max_output_tokens or DEFAULT_OUTPUT_TOKENS,
     )

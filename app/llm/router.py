@@ -19,9 +19,10 @@ from app.llm.candidates import (
     RouteEntry,
     RouteReason,
 )
-from app.llm.errors import LLMNoCandidate
+from app.llm.errors import LLMNoCandidate, LLMSchemaMismatch
 from app.llm.needs import needs_by_provider
 from app.llm.providers import PROVIDERS, Catalog
+from app.llm.schemas import Loss, SchemaMismatch
 from app.llm.settings import LLMSettings, RouterPolicy
 from app.llm.types import LLMConstraints, LLMProfile, LLMProvider, LLMRequest
 
@@ -43,6 +44,7 @@ _REASONS = {
     RouterPolicy.LOCAL_FIRST: RouteReason.LOCAL_FIRST,
     RouterPolicy.CLOUD_FIRST: RouteReason.CLOUD_FIRST,
 }
+_NOTHING_LOST: tuple[tuple[Loss, ...], ...] = ((),) * len(LLMProvider)
 _NOT_CONSIDERED = frozenset({RouteReason.NOT_PINNED, RouteReason.NOT_IN_PROFILE})
 
 _AFTER_THE_WINDOW = frozenset({RouteReason.FALLBACK_NOT_ALLOWED, RouteReason.NO_CLOUD_FALLBACK})
@@ -67,6 +69,8 @@ _WORDS: Mapping[RouteReason, str] = {
     RouteReason.NO_JSON: "cannot be held to JSON",
     RouteReason.NO_JSON_SCHEMA: "cannot be held to a JSON schema (use json_object, or list a model that can)",
     RouteReason.NO_VISION: "cannot see images (list a model that can)",
+    RouteReason.SCHEMA_MISMATCH: "cannot be told {keyword!r} at #{path} of {schema}, {losses} losses in all"
+    " (leave it out of the schema, or set LLM_SCHEMA_MISMATCH=simplify)",
     RouteReason.CONTEXT_TOO_SMALL: "about {estimate} tokens plus {reserved} for the answer exceed its window"
     " of {limit} (shorten the prompt, lower max_output_tokens, or widen the window)",
     RouteReason.FALLBACK_NOT_ALLOWED: "would be a fallback, which constraints.allow_fallback forbids",
@@ -84,6 +88,7 @@ class LLMRouter:
     policy: RouterPolicy = RouterPolicy.AS_LISTED
     local_only: bool = False
     fallback_to_cloud: bool = True
+    schema_mismatch: SchemaMismatch = SchemaMismatch.SIMPLIFY
 
     @classmethod
     def from_settings(cls, settings: LLMSettings) -> Self:
@@ -93,6 +98,7 @@ class LLMRouter:
             policy=settings.router_policy,
             local_only=settings.local_only,
             fallback_to_cloud=settings.fallback_to_cloud,
+            schema_mismatch=settings.schema_mismatch,
         )
 
     def route(
@@ -115,10 +121,12 @@ class LLMRouter:
 
         Raises:
             LLMInvalidRequest: The pinned model names an unknown provider.
+            LLMSchemaMismatch: A candidate that is kept cannot be told a schema in full, and the settings want it to.
         """
         limits = tightened(request.constraints, constraints)
         profile = request.profile or self.default_profile
-        needs_of = needs_by_provider(request)
+        whole_schemas = self.schema_mismatch is not SchemaMismatch.SIMPLIFY
+        needs_of = needs_by_provider(request, whole_schemas=whole_schemas)
         asked = _Asked(
             profile=profile,
             model=request.model,
@@ -126,10 +134,13 @@ class LLMRouter:
             allow_fallback=limits.allow_fallback,
             providers=limits.providers,
             skills=tuple(needs.skills for needs in needs_of.values()),
+            losses=tuple(needs.losses for needs in needs_of.values()) if whole_schemas else _NOTHING_LOST,
         )
         route, smallest_window = _route_of_short_prompts(self, caps, asked)
         if any(needs.tokens > smallest_window for needs in needs_of.values()):
             route = self._route(asked, needs_of, caps)
+        if self.schema_mismatch is SchemaMismatch.ERROR:
+            _refuse_losses(route, needs_of)
         if health:
             route = Route(self._healthy_first(route, health))
         return RouteDecision(profile=profile, route=route, needs_of=needs_of)
@@ -144,7 +155,7 @@ class LLMRouter:
                 candidate=candidate,
                 kept=fault is None,
                 reason=fault or reason,
-                detail=_window(candidate, needs) if fault is RouteReason.CONTEXT_TOO_SMALL else {},
+                detail=_detail(fault, candidate, needs),
             )
             (excluded if fault else kept).append(entry)
         return Route((*kept, *excluded))
@@ -195,7 +206,9 @@ class LLMRouter:
         """Return the first reason against a candidate that would come after `kept`."""
         return (
             self._forbidden(candidate, asked)
-            or _unfit(candidate.caps, needs)
+            or _unable(candidate.caps, needs)
+            or self._at_a_loss(candidate.caps, needs)
+            or _too_small(candidate.caps, needs)
             or self._no_fallback(candidate, asked, kept)
         )
 
@@ -207,6 +220,10 @@ class LLMRouter:
         if (self.local_only or asked.local_only) and not candidate.local:
             return RouteReason.LOCAL_ONLY
         return None
+
+    def _at_a_loss(self, caps: ProviderCaps, needs: Needs) -> RouteReason | None:
+        lost = self.schema_mismatch is SchemaMismatch.ROUTE and needs.lost_by(caps)
+        return RouteReason.SCHEMA_MISMATCH if lost else None
 
     def _no_fallback(
         self, candidate: Candidate, asked: "_Asked", kept: list[RouteEntry]
@@ -243,12 +260,17 @@ class _Asked(NamedTuple):
     providers: tuple[LLMProvider, ...] | None
     skills: tuple[tuple[bool, ...], ...]
     """What is needed of each provider, in the order of `LLMProvider`."""
+    losses: tuple[tuple[Loss, ...], ...]
+    """What the schemas for each provider would lose, in the same order."""
 
 
 @lru_cache(maxsize=ROUTES_KEPT)
 def _route_of_short_prompts(router: LLMRouter, caps: Catalog, asked: _Asked) -> tuple[Route, int]:
     """Return the route of a prompt that fits everywhere, and the tokens up to which any prompt has the same one."""
-    needs = (Needs(**dict(zip(SKILLS, skills, strict=True))) for skills in asked.skills)
+    needs = (
+        Needs(**dict(zip(SKILLS, skills, strict=True)), losses=losses)
+        for skills, losses in zip(asked.skills, asked.losses, strict=True)
+    )
     route = router._route(asked, dict(zip(LLMProvider, needs, strict=True)), caps)  # noqa: SLF001  # its memory
     windows = (
         entry.candidate.caps.max_context_tokens
@@ -309,14 +331,41 @@ def _ruling(*said: bool | None, tight: bool) -> bool | None:
     return tight if tight in said else next((word for word in said if word is not None), None)
 
 
-def _unfit(caps: ProviderCaps, needs: Needs) -> RouteReason | None:
+def _unable(caps: ProviderCaps, needs: Needs) -> RouteReason | None:
     for asked, able, reason in _SKILLS:
         if getattr(needs, asked) and not getattr(caps, able):
             return reason
+    return None
+
+
+def _too_small(caps: ProviderCaps, needs: Needs) -> RouteReason | None:
     return RouteReason.CONTEXT_TOO_SMALL if needs.tokens > caps.max_context_tokens else None
 
 
-def _window(candidate: Candidate, needs: Needs) -> dict[str, JsonValue]:
+def _refuse_losses(route: Route, needs_of: Mapping[LLMProvider, Needs]) -> None:
+    for candidate in route.kept:
+        if loss := needs_of[candidate.provider].lost_by(candidate.caps):
+            told = _WORDS[RouteReason.SCHEMA_MISMATCH].format(**_lost(loss))
+            raise LLMSchemaMismatch(
+                f"{candidate.name} {told}", provider=candidate.provider, model=candidate.model, **_lost(loss)
+            )
+
+
+def _lost(loss: Loss) -> dict[str, JsonValue]:
+    first = loss.misfits[0]
+    return {
+        "schema": loss.schema,
+        "path": first.path,
+        "keyword": first.keyword,
+        "losses": len(loss.misfits),
+    }
+
+
+def _detail(fault: RouteReason | None, candidate: Candidate, needs: Needs) -> dict[str, JsonValue]:
+    if fault is RouteReason.SCHEMA_MISMATCH and (loss := needs.lost_by(candidate.caps)):
+        return _lost(loss)
+    if fault is not RouteReason.CONTEXT_TOO_SMALL:
+        return {}
     return {
         "estimate": needs.input_tokens_estimate,
         "reserved": needs.output_tokens_reserved,

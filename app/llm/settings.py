@@ -21,6 +21,7 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 from app.llm.endpoints import NO_KEY, has_good_port, header_pairs, items_of, passwords_of, payload_keys
 from app.llm.environment import refuse_empty, refuse_misspelt
 from app.llm.errors import LLMSettingsError
+from app.llm.schemas import SchemaMismatch
 from app.llm.types import LLMProfile, LLMProvider, checked_model
 
 PREFIX = "LLM_"
@@ -113,6 +114,8 @@ class LLMSettings(BaseSettings):
     """Order of the candidates: `as_listed`, or a stable sort of the list: `local_first`, `cloud_first`."""
     fallback_on: CommaList = ()
     """Errors that normally end a call but may fall back here: any of `auth`, `model_not_found`, `content_filtered`."""
+    schema_mismatch: SchemaMismatch = SchemaMismatch.SIMPLIFY
+    """A JSON schema that a candidate cannot be told in full: `simplify` (send what it can be told), `route` (exclude the candidate), `error` (refuse the call)."""
     fallback_to_cloud: bool = True
     """Whether a prompt that a local candidate failed on may go to a cloud candidate."""
     local_only: bool = False

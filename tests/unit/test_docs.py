@@ -8,6 +8,7 @@ from pydantic import SecretStr
 
 from app import docs
 from app.llm import errors
+from app.llm.schemas.features import FEATURES
 from app.llm.settings import LLMSettings, load_settings
 
 
@@ -48,6 +49,19 @@ def test_no_setting_that_names_a_credential_has_a_value() -> None:
     for name in set(secrets) - {"database_url"}:
         assert f"# LLM_{name.upper()}=\n" in docs.env_example()
     assert isinstance(LLMSettings.model_fields["database_url"].default, SecretStr)
+
+
+def test_the_table_of_schemas_says_what_happens_to_each_feature() -> None:
+    rows = [line.split(" | ") for line in docs.schema_table().splitlines()[2:]]
+    assert len(rows) == len(FEATURES)
+    assert {len(row) for row in rows} == {5} | {len(row) for row in rows if "\\|" in row[0]}
+    told = {row[0].removeprefix("| "): row[1:] for row in rows}
+    assert told["plain pattern, `^[A-Z]{2}$`"] == [
+        "as it is",
+        "without `pattern`",
+        "without `pattern`",
+        "as it is |",
+    ]
 
 
 def test_every_error_class_has_its_row() -> None:

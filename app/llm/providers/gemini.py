@@ -1,5 +1,6 @@
 """What is particular to Gemini: where it is, what its models can do, and what LiteLLM is told for one call."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ from app.llm.providers.openai_messages import (
     rendered_tool_choice,
     rendered_tools,
 )
+from app.llm.schemas import Dialects, SchemaDialect, in_dialects
 from app.llm.settings import LLMSettings
 from app.llm.types import LLMProfile, LLMRequest
 
@@ -34,6 +36,10 @@ _FAMILIES: Mapping[str, tuple[LLMProfile, ...]] = {
     "gemini-3-pro-preview": _STRONG,
 }
 """Models as in https://ai.google.dev/gemini-api/docs/models, with the profiles that they suit."""
+
+
+# LiteLLM sends `responseJsonSchema` to such names only (`supports_response_json_schema`); an alias has no number.
+_TAKES_JSON_SCHEMA = re.compile(r"gemini-(?:[2-9]|[1-9]\d+)[.-]", re.IGNORECASE)
 
 
 def api_base(settings: LLMSettings) -> str:
@@ -59,9 +65,19 @@ def caps(settings: LLMSettings, model: str) -> ProviderCaps:  # noqa: ARG001  # 
         supports_json=True,
         supports_json_schema=True,
         supports_vision=True,
+        schemas=dialects(model),
         max_context_tokens=1_048_576,
         preferred_for_profiles=_FAMILIES.get(model, _STRONG),
         assumed=model not in _FAMILIES,
+    )
+
+
+def dialects(model: str) -> Dialects:
+    """Return how `model` is told of schemas."""
+    whole = _TAKES_JSON_SCHEMA.search(model)
+    return Dialects(
+        answer=SchemaDialect.GEMINI_JSON_SCHEMA if whole else SchemaDialect.GEMINI_OPENAPI,
+        tools=SchemaDialect.GEMINI_TOOLS,
     )
 
 
@@ -72,6 +88,7 @@ def identity_options(settings: LLMSettings, model: str) -> dict[str, JsonValue]:
 
 def call_options(settings: LLMSettings, model: str, request: LLMRequest) -> dict[str, Any]:
     """Return this call in the words of `litellm.acompletion`, which every lane reads; deadline and HTTP are not in it."""
+    request = in_dialects(request, dialects(model))
     options: dict[str, Any] = {
         "model": f"gemini/{model}",
         "api_base": api_base(settings),

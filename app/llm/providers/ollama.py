@@ -13,6 +13,7 @@ from app.llm.providers.openai_messages import (
     rendered_response_format,
     rendered_tools,
 )
+from app.llm.schemas import Dialects, SchemaDialect, in_dialects
 from app.llm.settings import LLMSettings
 from app.llm.types import LLMProfile, LLMRequest
 
@@ -20,6 +21,8 @@ _CLOUD_SUFFIXES = ("-cloud", ":cloud")  # https://ollama.com/blog/cloud-models: 
 _TALKS_ONLY = {"supports_tools": False}
 _SEES = {"supports_vision": True}
 _SEES_ONLY = {"supports_tools": False, "supports_vision": True}
+
+_DIALECTS = Dialects(answer=SchemaDialect.OLLAMA_FORMAT, tools=SchemaDialect.OLLAMA_TOOLS)
 
 _FAMILIES: Mapping[str, Mapping[str, bool]] = {
     "llama3.1": {},
@@ -84,6 +87,7 @@ def caps(settings: LLMSettings, model: str) -> ProviderCaps:
         supports_json=True,
         supports_json_schema=not _is_cloud(model),  # https://github.com/ollama/ollama/issues/12362
         supports_vision=known.get("supports_vision", False),
+        schemas=_DIALECTS,
         max_context_tokens=settings.ollama_num_ctx,
         preferred_for_profiles=(LLMProfile.FAST, LLMProfile.BALANCED),
         assumed=family is None,
@@ -97,6 +101,7 @@ def identity_options(settings: LLMSettings, model: str) -> dict[str, JsonValue]:
 
 def call_options(settings: LLMSettings, model: str, request: LLMRequest) -> dict[str, Any]:
     """Return this call in the words of `litellm.acompletion`, which every lane reads; deadline and HTTP are not in it."""
+    request = in_dialects(request, _DIALECTS)
     tools = () if request.tool_choice == "none" else request.tools  # Ollama knows no tool choice
     options: dict[str, Any] = {
         "model": f"ollama_chat/{model}",

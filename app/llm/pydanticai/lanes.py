@@ -17,11 +17,9 @@ from pydantic_ai.models import Model, ModelRequestParameters
 from pydantic_ai.profiles import (
     DEFAULT_PROFILE,
     DEFAULT_PROMPTED_OUTPUT_TEMPLATE,
-    InlineDefsJsonSchemaTransformer,
     ModelProfile,
     merge_profile,
 )
-from pydantic_ai.profiles.google import GoogleJsonSchemaTransformer
 from pydantic_ai.settings import ModelSettings
 from pydantic_ai.tools import ToolDefinition
 
@@ -33,6 +31,7 @@ from app.llm.types import LLMProvider, RequestVariant
 
 _EVERY_LANE = ModelProfile(
     supports_tools=True,
+    json_schema_transformer=None,  # what a provider can be told of a schema is settled for every caller: `schemas/`
     supports_json_schema_output=True,  # the router excludes a candidate that cannot, and says so
     supports_thinking=True,
     supports_image_input=False,
@@ -45,13 +44,9 @@ _PROFILES: Mapping[LLMProvider, ModelProfile] = {
     LLMProvider.OLLAMA: ModelProfile(
         default_structured_output_mode="native",
         native_output_requires_schema_in_instructions=True,  # small models follow the grammar better if they know it
-        json_schema_transformer=InlineDefsJsonSchemaTransformer,  # its tool templates do not follow $ref
         may_tokenize_special_tokens_in_content=True,  # its server tokenizes `<|im_start|>` in a text as a real turn
     ),
-    LLMProvider.GEMINI: ModelProfile(
-        default_structured_output_mode="tool",
-        json_schema_transformer=GoogleJsonSchemaTransformer,
-    ),
+    LLMProvider.GEMINI: ModelProfile(default_structured_output_mode="tool"),
 }
 
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_-]")

@@ -352,7 +352,10 @@ def test_no_candidate_says_of_each_why_and_what_to_do():
 )
 def test_every_reason_of_exclusion_has_words(reason: RouteReason):
     route = House().route(ask())
-    detail = {"estimate": 5000, "reserved": 100, "limit": 4096}
+    detail = {
+        "estimate": 5000, "reserved": 100, "limit": 4096,
+        "keyword": "pattern", "path": "/properties/a", "schema": "response_format", "losses": 2,
+    }  # fmt: skip
     entries = tuple(
         entry.model_copy(update={"kept": False, "reason": reason, "detail": detail})
         for entry in route.entries
