@@ -1,7 +1,6 @@
 """The routing layer's only door."""
 
 from app.llm.candidates import Candidate, ProviderCaps, RouteDecision, RouteEntry, RouteReason
-from app.llm.context import call_scope
 from app.llm.errors import LLMContractError, LLMError, LLMLedgerError, LLMProviderError
 from app.llm.messages import (
     ImagePart,
@@ -62,6 +61,5 @@ __all__ = [
     "ToolChoiceTool",
     "ToolResultPart",
     "ToolSpec",
-    "call_scope",
     "load_settings",
 ]

@@ -7,8 +7,10 @@ from tests.sabotage.ledger_breaks import LEDGER_BREAKS
 from tests.sabotage.patch import Break
 from tests.sabotage.postgres_breaks import POSTGRES_BREAKS
 from tests.sabotage.spool_breaks import SPOOL_BREAKS
+from tests.sabotage.stage_breaks import STAGE_BREAKS
 from tests.sabotage.wire_breaks import WIRE_BREAKS
 
 BREAKS: tuple[Break, ...] = (
     *LEDGER_BREAKS, *POSTGRES_BREAKS, *SPOOL_BREAKS, *CALL_BREAKS, *WIRE_BREAKS, *GATE_BREAKS, *GUARD_BREAKS,
+    *STAGE_BREAKS,
 )  # fmt: skip
