@@ -4,6 +4,8 @@ from tests.sabotage.patch import Break
 
 CONTEXT, STAGES = "app/llm/context.py", "app/llm/stages.py"
 CONTEXTS, MAPPED = (f"tests/unit/llm/test_{name}.py::test_" for name in ("context", "stages"))
+LINES, RESULTS, BATCHING = (f"app/cli/{name}.py" for name in ("batch_lines", "batch_results", "batching"))
+BATCHED, KILLED = "tests/unit/cli/test_batch.py::test_", "tests/crash/test_batches.py::test_"
 
 STAGE_BREAKS = (
     Break(
@@ -80,5 +82,101 @@ STAGE_BREAKS = (
         "async with self._one_at_a_time, self._session.begin_nested():",
         "async with self._session.begin_nested():",
         (MAPPED + "a_map_in_a_unit_of_work_sends_at_once_and_writes_one_at_a_time",),
+    ),
+    Break(
+        "line-gets-a-new-key-each-time",
+        "stages",
+        LINES,
+        'f"batch/{digest}/{number}"',
+        'f"batch/{digest}/{number}/{id(document)}"',
+        (BATCHED + "half_a_line_is_mended_and_its_answer_replayed",),
+    ),
+    Break(
+        "options-are-no-part-of-a-batch",
+        "stages",
+        LINES,
+        "digest, seen = sha256(defaults.digest()), _Seen()",
+        "digest, seen = sha256(), _Seen()",
+        (BATCHED + "results_of_other_lines_are_not_taken_for_these",),
+    ),
+    Break(
+        "results-of-other-lines-count",
+        "stages",
+        LINES,
+        "if unmet:",
+        "if unmet and not answered:",
+        (BATCHED + "results_of_other_lines_are_not_taken_for_these",),
+    ),
+    Break(
+        "bad-lines-are-told-later",
+        "stages",
+        LINES,
+        "if bad:",
+        "if bad and not count:",
+        (BATCHED + "bad_lines_are_named_before_anything_is_sent",),
+    ),
+    Break(
+        "line-lifts-local-only",
+        "routing",
+        LINES,
+        'document["constraints"] = {**limits, "local_only": True}',
+        'document["constraints"] = {"local_only": True, **limits}',
+        (BATCHED + "options_count_for_lines_that_do_not_say_otherwise",),
+    ),
+    Break(
+        "half-a-line-is-a-foreign-file",
+        "stages",
+        RESULTS,
+        'if not raw.endswith(b"\\n") and',
+        "if not raw and",
+        (BATCHED + "half_a_line_is_mended_and_its_answer_replayed",),
+    ),
+    Break(
+        "failure-counts-as-an-answer",
+        "stages",
+        RESULTS,
+        "if not failed:",
+        "if number:",
+        (BATCHED + "a_failed_line_has_its_error_and_is_tried_again_on_resume",),
+    ),
+    Break(
+        "two-batches-write-one-output",
+        "stages",
+        RESULTS,
+        "fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)",
+        "file.fileno()",
+        (BATCHED + "an_output_that_another_batch_writes_is_refused",),
+    ),
+    Break(
+        "output-is-written-over",
+        "stages",
+        RESULTS,
+        "if not resume and path.exists() and path.stat().st_size:",
+        "if not resume and not path.exists():",
+        (BATCHED + "the_output_of_a_batch_is_not_written_over",),
+    ),
+    Break(
+        "answered-line-is-asked-again",
+        "stages",
+        BATCHING,
+        "if line.number not in found.answered:",
+        "if line.number:",
+        (BATCHED + "half_a_line_is_mended_and_its_answer_replayed",),
+    ),
+    Break(
+        "batch-goes-on-without-its-database",
+        "stages",
+        BATCHING,
+        "if isinstance(outcome, LLMLedgerError):",
+        "if outcome is None:",
+        (BATCHED + "a_database_that_goes_away_stops_the_batch_and_not_line_after_line",),
+    ),
+    Break(
+        "key-of-a-killed-batch-fails-its-line",
+        "stages",
+        BATCHING,
+        "if isinstance(outcome, LLMKeyInProgress) and outcome.retry_after_s is not None:",
+        "if outcome is None:",
+        (KILLED + "a_killed_batch_goes_on_without_a_second_send_of_what_had_its_answer[sqlite]",),
     ),
 )
