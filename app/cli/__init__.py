@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 from typer.main import get_command
 
-from app.cli import chat, explain, extract, migrate, prune, runs
+from app.cli import batch, chat, explain, extract, migrate, prune, runs
 from app.cli.faults import INTERRUPTED, told
 from app.cli.options import AsJson
 from app.cli.output import emit, emit_json, note
@@ -23,6 +23,7 @@ NAME = "signalbox"
 cli = typer.Typer(name=NAME, rich_markup_mode=None, add_completion=False)
 cli.command()(chat.chat)
 cli.command()(extract.extract)
+cli.command()(batch.batch)
 cli.command()(explain.explain)
 cli.add_typer(runs.group, name="runs")
 cli.command()(migrate.migrate)

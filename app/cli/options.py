@@ -1,7 +1,7 @@
 """The options that shape a request, declared once, so that `explain` takes exactly what `chat` and `extract` take."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass, fields
 from functools import wraps
 from typing import Annotated, Any, Literal
@@ -49,9 +49,11 @@ class RequestOptions:
     temperature: Annotated[float | None, typer.Option(metavar="0..2", help="Sampling temperature.")] = None
 
 
-def with_request_options(command: Callable[..., None]) -> Callable[..., None]:
+def with_request_options(
+    command: Callable[..., None], *, without: Container[str] = ()
+) -> Callable[..., None]:
     """Return a command that takes the options of `RequestOptions` where `command` has its parameter `asked`."""
-    shared = {each.name: each for each in fields(RequestOptions)}
+    shared = {each.name: each for each in fields(RequestOptions) if each.name not in without}
 
     @wraps(command)
     def wrapper(**given: Any) -> None:  # typer checked them

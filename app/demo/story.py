@@ -9,7 +9,7 @@ from pydantic_ai.exceptions import AgentRunError
 
 from app.demo.screen import Screen
 from app.demo.world import World
-from app.llm import LLMCallContext, LLMError, LLMRequest, Message, ResponseFormat, call_scope
+from app.llm import LLMError, LLMRequest, Message, ResponseFormat
 from app.llm.pydanticai import PydanticAiLiteLLMModel
 
 LETTER = (
@@ -60,7 +60,7 @@ class Story:
         if self._world.can_fail:
             scenes.insert(5, self._fallback)
         well = True
-        with call_scope(LLMCallContext(workspace_id="demo", pipeline_run_id="letter-1")):
+        with self._llm.scope(workspace_id="demo", pipeline_run_id="letter-1"):
             for scene in scenes:
                 try:
                     await scene()

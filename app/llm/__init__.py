@@ -2,7 +2,6 @@
 
 from app.llm.candidates import Candidate, ProviderCaps, RouteDecision, RouteEntry, RouteReason
 from app.llm.checks import Check, Objection, Rejected
-from app.llm.context import call_scope
 from app.llm.deltas import Delta, TextDelta, ThinkingDelta, ToolCallDelta
 from app.llm.errors import LLMContractError, LLMError, LLMLedgerError, LLMProviderError
 from app.llm.messages import (
@@ -75,6 +74,5 @@ __all__ = [
     "ToolChoiceTool",
     "ToolResultPart",
     "ToolSpec",
-    "call_scope",
     "load_settings",
 ]

@@ -12,7 +12,7 @@ from pydantic import JsonValue, ValidationError
 from app.llm.errors import LLMInvalidRequest, LLMWorkspaceConflict, LLMWorkspaceMissing
 from app.llm.types import LLMCallContext, LLMRequest
 
-_scope: ContextVar[LLMCallContext | None] = ContextVar("signalbox_call_scope", default=None)
+_scope: ContextVar[LLMCallContext | None] = ContextVar("signalbox_scope", default=None)
 
 RESERVED = ("workspace_id", "pipeline_run_id", "stage")
 """Names in `LLMRequest.metadata` that are context, not metadata."""
@@ -20,15 +20,27 @@ NAMES_REMEMBERED = 1024
 
 
 @contextmanager
-def call_scope(context: LLMCallContext) -> Iterator[None]:
+def scope(
+    *, workspace_id: str | None = None, pipeline_run_id: str | None = None, stage: str | None = None
+) -> Iterator[None]:
     """Give every call inside the block this context, for what their other sources leave unsaid.
 
+    Scopes nest: an inner one adds what the outer one leaves unsaid and may name another stage. They reach the tasks that
+    are started inside the block, and the functions that `asyncio.to_thread` runs. No scope holds an idempotency key: a
+    key belongs to one call.
+
     Raises:
-        LLMInvalidRequest: It holds a key; a key belongs to one call.
+        LLMWorkspaceConflict: A scope around this one names another workspace or pipeline run.
+        LLMInvalidRequest: A name is blank, too long or not printable.
     """
-    if context.idempotency_key is not None:
-        raise LLMInvalidRequest("a call_scope cannot hold an idempotency_key: give each call its own")
-    token = _scope.set(context)
+    named = {"workspace_id": workspace_id, "pipeline_run_id": pipeline_run_id, "stage": stage}
+    said = {name: value for name, value in named.items() if value is not None}
+    for name, value in said.items():
+        _check(name, value, said_in=f"scope({name}=)")
+    outer = {
+        name: value for name, value in _said_by(_scope.get()).items() if name != "stage" or stage is None
+    }
+    token = _scope.set(LLMCallContext(**_agreed({"scope": outer, "the scope inside it": said})))
     try:
         yield
     finally:
@@ -60,7 +72,7 @@ def resolve_context(
         {
             "context=": _said_by(given),
             "the request": _said_in(request),
-            "call_scope": _said_by(_scope.get()),
+            "scope": _said_by(_scope.get()),
         }
     )
     how = "put workspace_id into the request's metadata, pass context=LLMCallContext(workspace_id=...)"
@@ -80,7 +92,7 @@ def workspace_of(named: str | None, *, default_workspace: str | None) -> str:
         LLMWorkspaceMissing: Neither they nor LLM_DEFAULT_WORKSPACE name a workspace.
         LLMWorkspaceConflict: They name two.
     """
-    facts = _agreed({"workspace_id=": {"workspace_id": named}, "call_scope": _said_by(_scope.get())})
+    facts = _agreed({"workspace_id=": {"workspace_id": named}, "scope": _said_by(_scope.get())})
     return _workspace(facts, default_workspace, "pass workspace_id=")
 
 
@@ -114,12 +126,12 @@ def _said_in(request: LLMRequest) -> Mapping[str, str | None]:
     return said
 
 
-def _check(name: str, value: object) -> None:
+def _check(name: str, value: object, said_in: str | None = None) -> None:
     try:
         LLMCallContext.model_validate({name: value})
     except ValidationError as error:
         fault = error.errors(include_url=False, include_input=False)[0]
-        raise LLMInvalidRequest(f"metadata[{fault['loc'][0]!r}]: {fault['msg']}") from None
+        raise LLMInvalidRequest(f"{said_in or f'metadata[{name!r}]'}: {fault['msg']}") from None
 
 
 _check_name = lru_cache(NAMES_REMEMBERED)(_check)

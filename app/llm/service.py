@@ -43,6 +43,7 @@ from app.llm.retry import RetryPolicy
 from app.llm.router import LLMRouter, no_candidate, without
 from app.llm.sends import Sends
 from app.llm.settings import LLMSettings
+from app.llm.stages import Stages
 from app.llm.streams import LLMStream, Streaming
 from app.llm.structured.judge import Judge, check_replay, passes
 from app.llm.structured.wanted import Checked, wanted
@@ -69,7 +70,7 @@ class Wiring:
     """Makes the joined binding for a caller's session; None without persistence."""
 
 
-class LLMService:
+class LLMService(Stages):
     """Routes, sends, records and replays. Async only; one instance serves a process."""
 
     def __init__(self, wiring: Wiring) -> None:
@@ -170,12 +171,12 @@ class LLMService:
 
         Args:
             run_id: The whole id.
-            workspace_id: Whose run it is; None: as `call_scope` or LLM_DEFAULT_WORKSPACE says. Only the operator's
+            workspace_id: Whose run it is; None: as `scope` or LLM_DEFAULT_WORKSPACE says. Only the operator's
                 `signalbox runs release` reaches every workspace.
 
         Raises:
             LLMWorkspaceMissing: Nothing names a workspace.
-            LLMWorkspaceConflict: The argument and `call_scope` name two.
+            LLMWorkspaceConflict: The argument and the `scope` name two.
         """
         workspace = workspace_of(workspace_id, default_workspace=self._settings.default_workspace)
         return await self._repo.release(run_id, workspace)

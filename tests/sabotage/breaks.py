@@ -9,6 +9,7 @@ from tests.sabotage.patch import Break
 from tests.sabotage.postgres_breaks import POSTGRES_BREAKS
 from tests.sabotage.schema_breaks import SCHEMA_BREAKS
 from tests.sabotage.spool_breaks import SPOOL_BREAKS
+from tests.sabotage.stage_breaks import STAGE_BREAKS
 from tests.sabotage.stream_breaks import STREAM_BREAKS
 from tests.sabotage.wire_breaks import WIRE_BREAKS
 
@@ -16,4 +17,5 @@ BREAKS: tuple[Break, ...] = (
     *LEDGER_BREAKS, *POSTGRES_BREAKS, *SPOOL_BREAKS, *CALL_BREAKS, *WIRE_BREAKS, *STREAM_BREAKS, *GATE_BREAKS, *GUARD_BREAKS,
     *CHECKED_BREAKS,
     *SCHEMA_BREAKS,
+    *STAGE_BREAKS,
 )  # fmt: skip

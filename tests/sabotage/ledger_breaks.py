@@ -600,8 +600,8 @@ LEDGER_BREAKS = (
         "joined-fault-takes-the-callers-work-along",
         "executor",
         EXECUTOR,
-        "async with self._session.begin_nested():",
-        "if self._session is not None:",
+        "async with self._one_at_a_time, self._session.begin_nested():",
+        "async with self._one_at_a_time:",
         (JOINED + "a_fault_of_our_sql_stays_in_its_savepoint",),
     ),
     Break(

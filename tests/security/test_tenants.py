@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from app.llm.context import call_scope
+from app.llm.context import scope
 from app.llm.errors import (
     LLMFenced,
     LLMKeyConflict,
@@ -14,7 +14,7 @@ from app.llm.errors import (
     LLMWorkspaceMissing,
 )
 from app.llm.testing.client import ScriptedClient, text_reply
-from app.llm.types import LLMCallContext, LLMRequest, ServedFrom
+from app.llm.types import LLMRequest, ServedFrom
 from tests.security.looks import ANSWER, PROMPT
 from tests.security.services import Stubs, wired
 from tests.support.ledger import Outside, request
@@ -159,7 +159,7 @@ async def test_a_run_of_another_workspace_cannot_be_released(db_url: str, outsid
     async def release(*_: Any) -> None:
         (run,) = await outside.runs()
         released.append(await llm.release(run["id"], workspace_id="b"))
-        with call_scope(LLMCallContext(workspace_id="b")):
+        with scope(workspace_id="b"):
             released.append(await llm.release(run["id"]))
         assert (await outside.runs())[0]["status"] == "STARTED"
         released.append(await llm.release(run["id"], workspace_id="a"))
@@ -175,7 +175,7 @@ async def test_a_release_belongs_to_a_workspace(sqlite_url: str):
         with pytest.raises(LLMWorkspaceMissing, match="pass workspace_id=, or set LLM_DEFAULT_WORKSPACE"):
             await llm.release("run")
         with (
-            call_scope(LLMCallContext(workspace_id="a")),
-            pytest.raises(LLMWorkspaceConflict, match="workspace_id= says 'b', call_scope says 'a'"),
+            scope(workspace_id="a"),
+            pytest.raises(LLMWorkspaceConflict, match="workspace_id= says 'b', scope says 'a'"),
         ):
             await llm.release("run", workspace_id="b")

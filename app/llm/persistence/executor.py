@@ -4,6 +4,7 @@ A transaction is a generator that yields a `Step`, is sent the `Result`, and ret
 runs in a transaction of its own or inside a caller's session, and may be started again from the beginning.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -83,16 +84,17 @@ class Executor(Protocol):
 
 
 class SessionExecutor:
-    """The joined binding's executor: every transaction is a savepoint of the caller's session."""
+    """The joined binding's executor: every transaction is a savepoint of the caller's session, one at a time."""
 
     def __init__(self, session: AsyncSession, *, timeout_s: float) -> None:
         self._session = session
         self._timeout_s = timeout_s
+        self._one_at_a_time = asyncio.Lock()
 
     async def transaction(self, steps: Callable[[], Steps[T]]) -> T:
         """Run all steps in a savepoint; a fault of ours rolls back to it and leaves the caller's work alone."""
         try:
-            async with self._session.begin_nested():
+            async with self._one_at_a_time, self._session.begin_nested():
                 return await _drive(await self._session.connection(), steps())
         except (exc.SQLAlchemyError, OSError, TimeoutError) as error:
             fault, _ = ledger_error(error, self._timeout_s)
