@@ -16,8 +16,9 @@ from app.llm.errors import LLMLedgerUnavailable, LLMSettingsError
 from app.llm.ports import ChatClient, LLMRunRepo
 from app.llm.providers import Catalog
 from app.llm.redaction import Redactor
-from app.llm.service import LLMService, Wiring
+from app.llm.service import LLMService
 from app.llm.settings import LLMSettings, OnAbandoned, StorePayloads, load_settings
+from app.llm.story import Wiring
 from app.llm.telemetry import EVENT_READY, Metrics, Telemetry
 
 if TYPE_CHECKING:

@@ -22,8 +22,9 @@ from app.llm.persistence.spool.files import default_directory
 from app.llm.persistence.spool.pending import Spool
 from app.llm.ports import ChatClient, Clock, Listener, ProviderReply
 from app.llm.providers import Catalog
-from app.llm.service import LLMService, Wiring
+from app.llm.service import LLMService
 from app.llm.settings import LLMSettings, OnAbandoned, StorePayloads
+from app.llm.story import Wiring
 from app.llm.telemetry import Telemetry
 from app.llm.testing.client import ScriptedClient, text_reply
 from app.llm.types import FinishReason, LLMRequest, TokenUsage
