@@ -31,8 +31,11 @@ class LLMStream:
         self._task: asyncio.Task[LLMResponse] | None = None
         self._response: LLMResponse | None = None
         self._over = False
-        self.answering: Answering | None = None
+
+    @property
+    def answering(self) -> Answering | None:
         """Who answers, from the first delta on; None where the ledger does."""
+        return self._passage.answering
 
     @property
     def whole(self) -> LLMResponse | None:
@@ -72,9 +75,6 @@ class LLMStream:
             raise StopAsyncIteration
         task = self._begin()
         delta = await self._passage.taken()
-        while isinstance(delta, Answering):
-            self.answering = delta
-            delta = await self._passage.taken()
         if delta is not None:
             return delta
         self._over = True
@@ -145,21 +145,27 @@ class _Passage:
     """Hands deltas from the task of the call to its listener; a giver waits while there is no room."""
 
     def __init__(self) -> None:
-        self._waiting: deque[Answering | Delta] = deque()
+        self._waiting: deque[Delta] = deque()
         self._closed = False
         self._changed: asyncio.Future[None] | None = None
         self.used = False
+        self.answering: Answering | None = None
         self.whole: LLMResponse | None = None
 
     async def give(self, delta: Answering | Delta) -> None:
         """Put one in; return once there is room for another."""
-        self.used = True
+        if isinstance(delta, Answering):
+            self.answering = delta
+            return
         self._waiting.append(delta)
         self._wake()
+        if not self.used:
+            self.used = True
+            await asyncio.sleep(0)  # the listener has the first one before the next is read
         while len(self._waiting) >= ROOM:
             await self._change()
 
-    async def taken(self) -> Answering | Delta | None:
+    async def taken(self) -> Delta | None:
         """Return the next one; None when the call has ended and all were taken."""
         while not self._waiting:
             if self._closed:

@@ -199,7 +199,6 @@ async def test_a_service_that_closes_ends_its_streams(db_url: str, outside: Outs
         stream = llm.stream(request())
         await anext(stream)
     assert (await outside.runs())[0]["status"] == "CANCELLED"
-    assert await anext(stream) == HELLO[1]
     with pytest.raises(asyncio.CancelledError):
         await anext(stream)
 
