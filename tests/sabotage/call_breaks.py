@@ -3,7 +3,7 @@
 from tests.sabotage.patch import Break
 
 _HERE = "app/llm/"
-ROUTER, RETRY, SENDS, SERVICE = (f"{_HERE}{name}.py" for name in ("router", "retry", "sends", "service"))
+ROUTER, RETRY, SENDS, STORY = (f"{_HERE}{name}.py" for name in ("router", "retry", "sends", "story"))
 ERRORS, CACHE, CONTEXT, KEYS, CALLS = (
     f"{_HERE}{name}.py" for name in ("errors", "cache", "context", "idempotency", "calls")
 )
@@ -298,7 +298,7 @@ CALL_BREAKS = (
     Break(
         "hit-with-a-key-owns-no-key",
         "cache",
-        SERVICE,
+        STORY,
         "if hit is not None and call.key is None:",
         "if hit is not None:",
         (HITS + "a_hit_that_cannot_own_its_key_is_not_returned",),
@@ -306,7 +306,7 @@ CALL_BREAKS = (
     Break(
         "twenty-equal-calls-are-twenty-sends",
         "cache",
-        SERVICE,
+        STORY,
         "flies = reads and hit is None and not self._repo.inline",
         "flies = reads and hit is None and self._repo.inline",
         (HITS + "twenty_equal_calls_are_one_send",),
@@ -347,7 +347,7 @@ CALL_BREAKS = (
     Break(
         "replay-needs-a-route",
         "keys",
-        SERVICE,
+        STORY,
         "if (replay := await self._replayed(call)) is not None: return replay route = await self._routed(call)",
         "route = await self._routed(call)\n"
         "        if (replay := await self._replayed(call)) is not None:\n"
@@ -357,7 +357,7 @@ CALL_BREAKS = (
     Break(
         "forced-call-is-replayed",
         "keys",
-        SERVICE,
+        STORY,
         "if call.key is None or call.request.force_new_execution:",
         "if call.key is None:",
         (SERVED + "force_executes_a_finished_key_again",),
@@ -374,7 +374,7 @@ CALL_BREAKS = (
     Break(
         "caller-that-left-is-a-failure",
         "I11",
-        SERVICE,
+        STORY,
         "await self._repo.mark_cancelled(run, _failure(call, sends, gone))",
         "pass",
         ("tests/crash/test_cancellation.py::test_cancelling_a_send_is_told_as_possibly_paid",),

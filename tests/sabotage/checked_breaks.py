@@ -102,7 +102,7 @@ CHECKED_BREAKS = (
     Break(
         "replay-is-not-validated",
         "checked output",
-        "app/llm/service.py",
+        "app/llm/story.py",
         "check_replay(call.check, stored)",
         "check_replay(None, stored)",
         (_CHECKED + "a_replay_is_validated_again_and_a_conflict_is_a_clear_error",),
@@ -118,7 +118,7 @@ CHECKED_BREAKS = (
     Break(
         "claim-serves-what-no-check-has-seen",
         "checked output",
-        "app/llm/service.py",
+        "app/llm/story.py",
         "cache_candidates=() if call.check or not reads else self._cache.servable_now(route),",
         "cache_candidates=() if not reads else self._cache.servable_now(route),",
         (_CHECKED + "an_answer_that_a_plain_call_accepted_is_no_hit_for_a_checked_one",),

@@ -85,7 +85,7 @@ LEDGER_BREAKS = (
     Break(
         "fenced-owner-returns-its-own-answer",
         "I5",
-        "app/llm/service.py",
+        "app/llm/story.py",
         "if not finished.fenced:",
         "if finished is not None:",
         (SERVICE + "a_fenced_call_returns_the_winners_answer",),
@@ -93,7 +93,7 @@ LEDGER_BREAKS = (
     Break(
         "fenced-failure-hides-the-winners-answer",
         "I5",
-        "app/llm/service.py",
+        "app/llm/story.py",
         "if finished.fenced and (winner := await self._winner(call, finished)) is not None:",
         "if not finished and (winner := await self._winner(call, finished)) is not None:",
         (SERVICE + "a_failed_call_that_was_fenced_returns_the_winners_answer",),
@@ -199,9 +199,9 @@ LEDGER_BREAKS = (
         "joined-view-takes-the-service-along",
         "I9",
         "app/llm/service.py",
-        "return LLMService(\n            replace(\n                self._wiring, repo=self._wiring.join(session), breaker=self._breaker, catalog=self._catalog\n"
-        "            )\n        )",
-        "self._repo = self._wiring.join(session)\n        return self",
+        "return LLMService( replace( self._wiring, repo=self._wiring.join(session), breaker=self._story.breaker, "
+        "catalog=self._story.catalog, ) )",
+        "self._repo = self._story._repo = self._wiring.join(session)\n        return self",
         (JOINED + "a_released_savepoint_still_holds_the_lock",),
     ),
     Break(

@@ -88,7 +88,7 @@ async def test_a_second_question_follows_at_once_and_tells_the_breaker_nothing_b
         for _ in range(2):
             with pytest.raises(LLMInvalidOutput):
                 await rigged.llm.chat(request(), check=Only("yes"))
-        assert rigged.llm._breaker.health() == {}
+        assert rigged.llm._story.breaker.health() == {}
     assert sum(clock.slept) == 0
     assert client.sends == 8
 
