@@ -22,6 +22,8 @@ _HEADERS_END = b"\r\n\r\n"
 _STREAM = b'"stream":true'
 CHUNKS = 256
 """Chunks of a streamed answer, the last one included."""
+GAP_S = 0.003
+"""Seconds after its first chunk: a model takes its time, and whoever waits for that chunk has it by then."""
 
 
 class Provider(asyncio.Protocol):
@@ -48,10 +50,18 @@ class Provider(asyncio.Protocol):
             body = bytes(self._waiting[whole - size : whole])
             del self._waiting[:whole]
             if _STREAM in body:
-                for chunk in _streamed(next(self._numbers)):
-                    self._transport.write(chunk)
+                self._begin(_streamed(next(self._numbers)))
             else:
                 self._transport.write(_reply(head, body, next(self._numbers)))
+
+    def _begin(self, chunks: Iterator[bytes]) -> None:
+        """Write the head with the first chunk, then let others have theirs; then the rest, chunk by chunk."""
+        self._transport.write(next(chunks) + next(chunks))
+        asyncio.get_running_loop().call_later(GAP_S, self._go_on, chunks)
+
+    def _go_on(self, chunks: Iterator[bytes]) -> None:
+        for chunk in chunks:
+            self._transport.write(chunk)
 
 
 def _content_length(head: bytes) -> int:
