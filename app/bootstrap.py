@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from app.llm.persistence.codec import Codec
     from app.llm.persistence.executor import Executor
     from app.llm.persistence.ledger import ClaimRules
-    from app.llm.persistence.spool import Spool
+    from app.llm.persistence.spool.pending import Spool
 
 CLOCK = SystemClock()
 
@@ -145,10 +145,10 @@ def connect(url: str, *, timeout_s: float) -> "Executor":
     from app.llm.persistence.schema import is_file  # noqa: PLC0415
 
     if not is_file(url):
-        from app.llm.persistence.postgres import PostgresExecutor  # noqa: PLC0415
+        from app.llm.persistence.executors.postgres import PostgresExecutor  # noqa: PLC0415
 
         return PostgresExecutor(url, timeout_s=timeout_s)
-    from app.llm.persistence.sqlite import SqliteExecutor  # noqa: PLC0415
+    from app.llm.persistence.executors.sqlite import SqliteExecutor  # noqa: PLC0415
 
     try:
         return SqliteExecutor(url, timeout_s=timeout_s)
@@ -241,8 +241,8 @@ async def _ledger(
 
 def _spool(settings: LLMSettings) -> "Spool":
     """Return the spool; here, because a frame that waits for the database must not know its password."""
-    from app.llm.persistence.spool import Spool  # noqa: PLC0415
-    from app.llm.persistence.spool_files import default_directory  # noqa: PLC0415
+    from app.llm.persistence.spool.files import default_directory  # noqa: PLC0415
+    from app.llm.persistence.spool.pending import Spool  # noqa: PLC0415
 
     url = checked_url(settings)
     return Spool(settings.spool_dir or default_directory(url), url)

@@ -36,33 +36,27 @@ class Figure:
 
 def cpu(case: str, in_flight: int) -> Figure:
     """Return the client's milliseconds of CPU per call, best round."""
-    return _best(case, in_flight, lambda cell: cell["cpu_ms"], min)
+    return _chosen(case, in_flight, lambda cell: cell["cpu_ms"], min)
 
 
 def rate(case: str, in_flight: int) -> Figure:
     """Return calls per second, best round."""
-    return _best(case, in_flight, lambda cell: cell["calls_per_s"], max)
+    return _chosen(case, in_flight, lambda cell: cell["calls_per_s"], max)
 
 
 def stall(case: str, in_flight: int) -> Figure:
-    """Return the longest that the loop stood still, in milliseconds, best round."""
-    return _best(case, in_flight, lambda cell: cell["stall_ms"], min)
+    """Return the longest that the loop stood still, in milliseconds, of all rounds."""
+    return _chosen(case, in_flight, lambda cell: cell["stall_ms"], max)
 
 
 def spread(case: str, in_flight: int) -> Figure:
-    """Return p99 over p50, best round."""
-    return _best(case, in_flight, lambda cell: cell["p99_ms"] / cell["p50_ms"], min)
+    """Return p99 over p50, worst round."""
+    return _chosen(case, in_flight, lambda cell: cell["p99_ms"] / cell["p50_ms"], max)
 
 
 def probed(name: str, figure: str) -> Figure:
     """Return one figure of a probe."""
     return Figure(frozenset({name}), lambda rounds: float(sound(rounds, name)[0][figure]))
-
-
-def worst(*figures: Figure) -> Figure:
-    """Return the largest."""
-    needs = frozenset().union(*(figure.needs for figure in figures))
-    return Figure(needs, lambda rounds: max(figure.of(rounds) for figure in figures))
 
 
 def key_of(case: str, in_flight: int) -> Key:
@@ -87,11 +81,11 @@ def sound(rounds: Rounds, key: Key) -> Sequence[Mapping[str, Any]]:
     return found
 
 
-def _best(
+def _chosen(
     case: str,
     in_flight: int,
     value: Callable[[Mapping[str, Any]], float],
-    best: Callable[[list[float]], float],
+    choose: Callable[[list[float]], float],
 ) -> Figure:
     key = key_of(case, in_flight)
-    return Figure(frozenset({key}), lambda rounds: best([value(each) for each in sound(rounds, key)]))
+    return Figure(frozenset({key}), lambda rounds: choose([value(each) for each in sound(rounds, key)]))

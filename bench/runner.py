@@ -178,9 +178,6 @@ def run(plan: Plan, say: Say) -> dict[str, Any]:
             postgres_fault=database.fault,
         )
         children = stack.enter_context(Children(world))
-        for name in plan.probes:
-            say(f"{PROBES[name].title}")
-            rounds[name] = [_told(name, children.probe(name), say)]
         say("opening the cases")
         children.open(case for case, _ in plan.cells)
         for number in range(1, plan.rounds + 1):
@@ -189,6 +186,10 @@ def run(plan: Plan, say: Say) -> dict[str, Any]:
                 key = key_of(case, in_flight)
                 cell = children.cell(case, in_flight, plan.seconds)
                 rounds.setdefault(key, []).append(_told(key, cell, say))
+        # the probes last: some take a quarter of an hour, and the cells are what has to be quiet
+        for name in plan.probes:
+            say(f"{PROBES[name].title}")
+            rounds[name] = [_told(name, children.probe(name), say)]
     document["took_s"] = round(time.monotonic() - began_s, 1)
     document["rounds"] = rounds
     return document

@@ -11,6 +11,8 @@ depends_on = None
 TIME = sa.DateTime(timezone=True).with_variant(sa.String(23), "sqlite")
 SERVABLE = sa.text("status = 'SUCCEEDED' AND source_run_id IS NULL")
 LIVE = sa.text("finished_at IS NULL")
+FLIES = sa.text("flight_slot IS NOT NULL")
+IN_PIPELINE = sa.text("pipeline_run_id IS NOT NULL")
 ASKED = sa.text("request_payload IS NOT NULL")
 SAID = sa.text("response_payload IS NOT NULL")
 
@@ -101,7 +103,13 @@ def upgrade() -> None:
     op.create_index(
         "ix_llm_runs_lease", "llm_runs", ["lease_until"], sqlite_where=LIVE, postgresql_where=LIVE
     )
-    op.create_index("ix_llm_runs_pipeline", "llm_runs", ["pipeline_run_id"])
+    op.create_index(
+        "ix_llm_runs_pipeline",
+        "llm_runs",
+        ["pipeline_run_id"],
+        sqlite_where=IN_PIPELINE,
+        postgresql_where=IN_PIPELINE,
+    )
     op.create_index(
         "ix_llm_runs_servable",
         "llm_runs",
@@ -121,7 +129,14 @@ def upgrade() -> None:
             postgresql_where=stored,
         )
     op.create_index("ix_llm_runs_workspace_created", "llm_runs", ["workspace_id", "created_at"])
-    op.create_index("uq_llm_runs_flight_slot", "llm_runs", ["flight_slot"], unique=True)
+    op.create_index(
+        "uq_llm_runs_flight_slot",
+        "llm_runs",
+        ["flight_slot"],
+        unique=True,
+        sqlite_where=FLIES,
+        postgresql_where=FLIES,
+    )
     op.create_index("uq_llm_runs_idem_slot", "llm_runs", ["workspace_id", "idem_slot"], unique=True)
 
 

@@ -23,7 +23,8 @@ class Deadlines:
         loop = asyncio.get_running_loop()
         watch = self._watches.get(loop)
         if watch is None:
-            self._watches = {each: watch for each, watch in self._watches.items() if not each.is_closed()}
+            known = list(self._watches.items())  # at once: the loop of another thread may come meanwhile
+            self._watches = {each: watch for each, watch in known if not each.is_closed()}
             watch = self._watches[loop] = _Watch(loop)
         return Within(watch, seconds)
 

@@ -9,6 +9,8 @@ from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
+_SQLITE_CHARS = len("2026-01-01 12:30:15.123")
+
 
 class Base(DeclarativeBase):
     """Declarative base; the naming convention lets migrations name every constraint."""
@@ -30,13 +32,15 @@ class UTCDateTime(sa.types.TypeDecorator[datetime]):
 
     def load_dialect_impl(self, dialect: sa.Dialect) -> sa.types.TypeEngine[Any]:
         """Choose the column type of the dialect."""
-        return sa.String(23) if dialect.name == "sqlite" else sa.DateTime(timezone=True)
+        return sa.String(_SQLITE_CHARS) if dialect.name == "sqlite" else sa.DateTime(timezone=True)
 
     def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> object:
         """Python to database."""
         if value is None or dialect.name != "sqlite":
             return value
-        return value.astimezone(UTC).replace(tzinfo=None).isoformat(" ", "milliseconds")
+        if value.tzinfo is not UTC:
+            value = value.astimezone(UTC)
+        return value.isoformat(" ", "milliseconds")[:_SQLITE_CHARS]
 
     def process_result_value(self, value: Any | None, dialect: sa.Dialect) -> datetime | None:
         """Database to Python."""
@@ -52,18 +56,21 @@ class db_now(FunctionElement[datetime]):  # noqa: N801  # reads as the SQL funct
     inherit_cache = True
 
     def __init__(self, offset_s: sa.ColumnElement[float] | None = None) -> None:
-        super().__init__(sa.literal_column("0.0") if offset_s is None else offset_s)
+        super().__init__(*(() if offset_s is None else (offset_s,)))
 
 
 @compiles(db_now, "sqlite")
 def _now_sqlite(element: db_now, compiler: SQLCompiler, **kw: Any) -> str:  # SQLAlchemy's hook
     offset = compiler.process(element.clauses, **kw)
+    if not offset:
+        return "strftime('%Y-%m-%d %H:%M:%f', 'now')"
     return f"strftime('%Y-%m-%d %H:%M:%f', 'now', printf('%+.3f seconds', {offset}))"
 
 
 @compiles(db_now, "postgresql")
 def _now_postgresql(element: db_now, compiler: SQLCompiler, **kw: Any) -> str:
-    return f"(clock_timestamp() + make_interval(secs => {compiler.process(element.clauses, **kw)}))"
+    offset = compiler.process(element.clauses, **kw)
+    return f"(clock_timestamp() + make_interval(secs => {offset or '0.0'}))"
 
 
 class seconds_until(FunctionElement[float]):  # noqa: N801

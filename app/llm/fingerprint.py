@@ -93,8 +93,8 @@ def prompt_sha256(request: LLMRequest) -> str:
     Raises:
         LLMInvalidRequest: A number is NaN or infinite, which JSON cannot say.
     """
-    said = request.model_fields_set & _REQUEST_CONTENT
     held, call_ids = vars(request), dict[str, int]()
+    said = [name for name, usual in _USUAL.items() if held[name] is not usual and held[name] != usual]
     return _digest("prompt", _UNSAID | {name: _canonical(held[name], call_ids) for name in said})
 
 
@@ -108,14 +108,14 @@ def request_sha256(request: LLMRequest, *, prompt: str | None = None) -> str:
     Raises:
         LLMInvalidRequest: As in `prompt_sha256`.
     """
-    limited = "constraints" in request.model_fields_set
+    asked = request.constraints
     return _digest(
         "request",
         {
             "prompt": prompt or prompt_sha256(request),
             "profile": request.profile,
             "model": request.model,
-            "constraints": _limits(request.constraints) if limited else _NO_LIMITS,
+            "constraints": _NO_LIMITS if asked is _ANYWHERE else _limits(asked),
         },
     )
 
@@ -205,11 +205,17 @@ def _number(value: float) -> float | int:
     return int(value) if value.is_integer() else value
 
 
-_REQUEST_CONTENT = frozenset(_CONTENT[LLMRequest])
-_UNSAID = {
-    name: _canonical(field.get_default(call_default_factory=True), {})
+_USUAL = {
+    name: field.get_default(call_default_factory=True)
     for name, field in LLMRequest.model_fields.items()
-    if name in _REQUEST_CONTENT and not field.is_required()
+    if name in _CONTENT[LLMRequest]
 }
-_NO_LIMITS = _limits(LLMConstraints())
-"""The canonical form of what a request need not say."""
+"""What a request need not say. Its values are compared, not `model_fields_set`: a default of a subclass is sent, too."""
+_UNSAID = {
+    name: _canonical(usual, {})
+    for name, usual in _USUAL.items()
+    if not LLMRequest.model_fields[name].is_required()
+}
+_ANYWHERE = LLMRequest.model_fields["constraints"].default
+_NO_LIMITS = _limits(_ANYWHERE)
+"""The canonical form of the above."""

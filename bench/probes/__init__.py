@@ -28,7 +28,7 @@ PROBES: Mapping[str, Probe] = {
     "streams": Probe("streams beside raw aiohttp", streams.streams),
     "prune": Probe("prune beside a writer", partial(pruning.on_sqlite, rows=20_000)),
     "prune_postgres": Probe("the same on PostgreSQL", partial(pruning.on_postgres, rows=20_000)),
-    "prune_million": Probe("prune a million rows", partial(pruning.on_sqlite, rows=1_000_000), 1800.0),
+    "prune_million": Probe("prune a million rows", partial(pruning.on_sqlite, rows=1_000_000), 3600.0),
     "growth": Probe("claim and finish as the tables grow", growth.on_sqlite, 1200.0),
     "growth_postgres": Probe("the same on PostgreSQL", growth.on_postgres, 1200.0),
     "soak": Probe("100,000 calls", soak.soak, 1800.0),

@@ -13,8 +13,8 @@ from app.db.engine import build_engine
 from app.llm.persistence.autonomous import AutonomousRunRepo
 from app.llm.persistence.memory import MemoryRunRepo
 from app.llm.persistence.repo import SqlAlchemyLLMRunRepo
-from app.llm.persistence.spool import Spool
-from app.llm.persistence.spool_files import default_directory
+from app.llm.persistence.spool.files import default_directory
+from app.llm.persistence.spool.pending import Spool
 from app.llm.settings import StorePayloads
 from app.llm.telemetry import Telemetry
 from tests.support.ledger import Outside, settings_for

@@ -27,7 +27,7 @@ async def test_a_takeover_judges_the_lease_itself(autonomous: Ledger):
     await one.create_started(run)
 
     def take_over() -> Steps[int]:
-        return (yield Step(sql.TAKE_OVER, sql.bound(id=run.run_id))).rowcount
+        return (yield Step(sql.TAKE_OVER, {"id": run.run_id})).rowcount
 
     assert await one._executor.transaction(take_over) == 0
     assert (await autonomous.outside.run(run.run_id))["status"] == "STARTED"
@@ -57,6 +57,15 @@ async def test_an_answer_of_another_candidate_is_not_found(ledger: Ledger):
     first, second = (candidate.identity for candidate in run.route.kept)
     assert list(await one.get_cached("w1", run.prompt_sha256, [first])) == [first]
     assert await one.get_cached("w1", run.prompt_sha256, [second]) == {}
+
+
+async def test_an_answer_whose_text_is_gone_is_not_found(ledger: Ledger):
+    one, run = ledger.repo(), new_run()
+    await one.create_started(run)
+    await one.mark_succeeded(run, success(run))
+    await (await ledger.seen()).update(run.run_id, response_payload="0" * 64)
+    assert await one.get_cached("w1", run.prompt_sha256, [each.identity for each in run.route.kept]) == {}
+    assert await one.get_cached("w1", run.prompt_sha256, []) == {}
 
 
 async def test_a_hit_renews_the_texts_that_it_refers_to(ledger: Ledger):

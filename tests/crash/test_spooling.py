@@ -14,8 +14,8 @@ from app.llm.candidates import Candidate
 from app.llm.errors import LLMLedgerBusy, LLMLedgerError
 from app.llm.persistence.models import LLMRun
 from app.llm.persistence.settlement import of_success
-from app.llm.persistence.spool import Spool
-from app.llm.persistence.spool_line import from_line, to_line
+from app.llm.persistence.spool.line import from_line, to_line
+from app.llm.persistence.spool.pending import Spool
 from app.llm.testing.client import ScriptedClient
 from app.llm.types import LLMRequest, LLMResponse, ServedFrom
 from tests.support.ledger import Outside, new_run, request, success

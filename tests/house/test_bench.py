@@ -11,7 +11,7 @@ from bench import report
 from bench.blocks import BLOCKS, NOTHING
 from bench.cases import CASES
 from bench.cases.bare import raw
-from bench.figures import NotMeasured, cpu, key_of, rate, sound
+from bench.figures import NotMeasured, cpu, key_of, rate, sound, spread, stall
 from bench.measure import measure
 from bench.plans import plan_of, targets_of
 from bench.probes import PROBES
@@ -95,6 +95,12 @@ def test_a_figure_is_that_of_its_best_round():
     }
     assert (cpu("a", 1).of(rounds), rate("a", 1).of(rounds)) == (2.0, 10.0)
     assert ((cpu("a", 1) + cpu("a", 1)) / cpu("a", 1) * 10).of(rounds) == 20.0
+
+
+def test_the_longest_stall_and_the_widest_spread_are_those_of_all_rounds():
+    """A stall that one round of a second had is no noise: it may be a collection, or a checkpoint."""
+    rounds = {"a@1": [CELL | {"stall_ms": 90.0, "p99_ms": 7.0}, CELL | {"stall_ms": 4.0, "p99_ms": 2.0}]}
+    assert (stall("a", 1).of(rounds), spread("a", 1).of(rounds)) == (90.0, 7.0)
 
 
 def test_limits_are_judged_from_their_side():

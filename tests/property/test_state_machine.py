@@ -27,7 +27,7 @@ from app.bootstrap import connect
 from app.db.base import db_now
 from app.llm.errors import LLMFenced
 from app.llm.persistence import ledger, retention, settlement
-from app.llm.persistence.executor import Executor, Result, Step, Steps, unrolled
+from app.llm.persistence.executor import Executor, Result, Step, Steps, prefixed, unrolled
 from app.llm.persistence.ledger import ClaimRules
 from app.llm.persistence.statements import attempts, payloads, runs
 from app.llm.ports import Finished, NewRun, Replay, StoredAnswer, Won
@@ -86,7 +86,7 @@ class Inline:
             return outcome
 
     def _execute(self, step: Step) -> Result:
-        result = self._connection.execute(step.statement, step.params)
+        result = self._connection.execute(step.statement, prefixed(step, "sqlite"))
         rows = [dict(row) for row in result.mappings()] if result.returns_rows else []
         return Result(rows, result.rowcount)
 
@@ -413,6 +413,7 @@ def walk(make: Callable[[], Executor], *, examples: int, monkeypatch: pytest.Mon
             runner.run(executor.close())
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.tried(times(300))
 def test_three_hundred_walks_on_sqlite_go_as_the_model_says(sqlite_url: str, monkeypatch: pytest.MonkeyPatch):
     """I1, I5, I8, I10, I12, I13, I15, I16, I18, I20: after every step of each walk."""

@@ -2,9 +2,9 @@
 
 from tests.sabotage.patch import Break
 
-_HERE = "app/llm/persistence/"
+_HERE = "app/llm/persistence/executors/"
 LANES, BATCH, WIRE = (_HERE + f"postgres{name}.py" for name in ("", "_batch", "_wire"))
-POSTGRES = "tests/unit/llm/persistence/test_postgres.py::test_"
+POSTGRES = "tests/unit/llm/persistence/executors/test_postgres.py::test_"
 FINISHES = "tests/conformance/test_finishes.py::test_"
 
 POSTGRES_BREAKS = (

@@ -4,12 +4,15 @@ from tests.sabotage.patch import Break
 
 _HERE, _CRASH, _UNIT = "app/llm/persistence/", "tests/crash/", "tests/unit/llm/persistence/"
 SPOOL, SPOOLING, FILES, LINE, AUTONOMOUS, REPO = (
-    f"{_HERE}{name}.py" for name in ("spool", "spooling", "spool_files", "spool_line", "autonomous", "repo")
+    f"{_HERE}{name}.py"
+    for name in ("spool/pending", "spool/spooling", "spool/files", "spool/line", "autonomous", "repo")
 )
 OUTAGE, PROCESSES, WAITING = (
     f"{_CRASH}test_{name}.py::test_" for name in ("outage", "processes", "spooling")
 )
-SPOOLS, LINES, NAMES = (f"{_UNIT}test_{name}.py::test_" for name in ("spool", "spool_line", "spool_files"))
+SPOOLS, LINES, NAMES = (
+    f"{_UNIT}{name}.py::test_" for name in ("spool/test_pending", "spool/test_line", "spool/test_files")
+)
 
 SPOOL_BREAKS = (
     Break(
@@ -295,6 +298,16 @@ SPOOL_BREAKS = (
         "await self._tell_of_other_hosts()",
         "pass",
         (WAITING + "the_files_of_another_host_are_told_of_at_start_with_what_to_do",),
+    ),
+    Break(
+        "only-answers-are-spooled",
+        "I10",
+        AUTONOMOUS,
+        "return await self._spooling.append(settled, reason)",
+        'return Finished(persisted=False) if settled.run["status"] != "SUCCEEDED" else '
+        "await self._spooling.append(settled, reason)",
+        (OUTAGE + "a_failure_that_could_not_be_written_frees_its_key_when_the_database_is_back",),
+        hangs_s=30,
     ),
     Break(
         "look-for-a-key-breaks-when-lines-come",

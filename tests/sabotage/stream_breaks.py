@@ -53,8 +53,8 @@ STREAM_BREAKS = (
         "a-failed-run-keeps-its-key",
         "streams",
         "app/llm/persistence/statements.py",
-        'idem_slot=sa.case((_bind("status") == _literal(SUCCEEDED), runs.c.idem_slot), else_=_NULL),',
-        "idem_slot=runs.c.idem_slot,",
+        "FINISH_UNANSWERED = FINISH_ANSWERED.values(idem_slot=_NULL)",
+        "FINISH_UNANSWERED = FINISH_ANSWERED",
         (SERVED + "a_partial_answer_is_neither_replayed_nor_a_hit",),
     ),
     Break(

@@ -32,6 +32,14 @@ WIRE_BREAKS = (
         (PRINTS + "every_field_of_every_shape_is_classified",),
     ),
     Break(
+        "only-what-was-passed-is-hashed",
+        "fingerprint",
+        PRINT,
+        "if held[name] is not usual and held[name] != usual",
+        "if name in request.model_fields_set",
+        (PRINTS + "what_a_request_holds_counts_whoever_put_it_there",),
+    ),
+    Break(
         "tool-descriptions-are-not-hashed",
         "fingerprint",
         PRINT,
@@ -78,7 +86,7 @@ WIRE_BREAKS = (
         "constraints-are-no-intent",
         "fingerprint",
         PRINT,
-        '"constraints": _limits(request.constraints) if limited else _NO_LIMITS',
+        '"constraints": _NO_LIMITS if asked is _ANYWHERE else _limits(asked)',
         '"constraints": _NO_LIMITS',
         (
             PRINTS + "the_canonical_form_has_not_changed",

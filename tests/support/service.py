@@ -18,8 +18,8 @@ from app.llm.persistence.autonomous import AutonomousRunRepo
 from app.llm.persistence.executor import Executor, Result, Step, Steps, unrolled
 from app.llm.persistence.ledger import ClaimRules
 from app.llm.persistence.repo import SqlAlchemyLLMRunRepo
-from app.llm.persistence.spool import Spool
-from app.llm.persistence.spool_files import default_directory
+from app.llm.persistence.spool.files import default_directory
+from app.llm.persistence.spool.pending import Spool
 from app.llm.ports import ChatClient, Clock, Listener, ProviderReply
 from app.llm.providers import Catalog
 from app.llm.service import LLMService, Wiring

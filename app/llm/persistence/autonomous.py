@@ -20,8 +20,8 @@ from app.llm.persistence.ledger import ClaimRules
 from app.llm.persistence.recall import Recall, of_key, of_prompt
 from app.llm.persistence.repo import LedgerRunRepo
 from app.llm.persistence.settlement import Settlement
-from app.llm.persistence.spool import Spool
-from app.llm.persistence.spooling import Spooling
+from app.llm.persistence.spool.pending import Spool
+from app.llm.persistence.spool.spooling import Spooling
 from app.llm.ports import (
     ClaimOutcome,
     Clock,
@@ -173,10 +173,11 @@ class AutonomousRunRepo(LedgerRunRepo):
                 if state is not None:
                     return state
             await self._spool_drained(run.left_s)
-        claim = self._begin(self._executor.transaction(partial(ledger.claim, run, self.rules, answer)))
-        claim.add_done_callback(partial(self._note_won, run))
+        claim = asyncio.ensure_future(
+            self._executor.transaction(partial(ledger.claim, run, self.rules, answer))
+        )
         try:
-            return await asyncio.shield(claim)
+            return await self._shielded(claim, partial(self._note_won, run))
         except asyncio.CancelledError:
             if claim.done():
                 self._settle_unclaimed(run, claim)
@@ -214,15 +215,20 @@ class AutonomousRunRepo(LedgerRunRepo):
     async def _settle(self, settled: Settlement) -> Finished:
         """Write it at once, or within the finish budget, or into the spool, whatever becomes of the caller."""
         give_up_at = self._give_up_at()
-        first = self._begin(self._executor.transaction(partial(ledger.finish, settled, self.rules.codec)))
+        first = asyncio.ensure_future(
+            self._executor.transaction(partial(ledger.finish, settled, self.rules.codec))
+        )
+        ending = self._shielded(first)
+        timer = ending.get_loop().call_later(self._finish_budget_s, _run_out, ending)
         try:
-            async with asyncio.timeout(self._finish_budget_s):
-                finished = await asyncio.shield(first)
+            finished = await ending
         except asyncio.CancelledError:
             self._begin(self._insist(settled, give_up_at, first))
             raise
         except (LLMLedgerError, TimeoutError):
             finished = Finished(persisted=False)
+        finally:
+            timer.cancel()
         if not finished.persisted:
             return await asyncio.shield(self._begin(self._insist(settled, give_up_at, first)))
         self._note_ended(settled.run_id)
@@ -266,11 +272,11 @@ class AutonomousRunRepo(LedgerRunRepo):
     # -- pieces
 
     async def _transact(self, steps: Callable[[], Steps[T]]) -> T:
-        return await asyncio.shield(self._begin(self._executor.transaction(steps)))
+        return await self._shielded(asyncio.ensure_future(self._executor.transaction(steps)))
 
     async def _read(self, step: Step) -> Result:
         reading = asyncio.ensure_future(self._executor.read(step))
-        return reading.result() if reading.done() else await asyncio.shield(self._begin(reading))
+        return reading.result() if reading.done() else await self._shielded(reading)
 
     def _watch_spool(self) -> None:
         """Look for the files of processes that die later, well before a lease can run out."""
@@ -287,10 +293,36 @@ class AutonomousRunRepo(LedgerRunRepo):
         begun.add_done_callback(self._ended)
         return begun
 
-    def _ended(self, begun: asyncio.Future[Any]) -> None:
+    def _ended(self, begun: asyncio.Future[Any]) -> BaseException | None:
+        """Forget it; return its fault, looked at, for a caller that was cancelled will not."""
         self._begun.discard(begun)
-        if not begun.cancelled():
-            begun.exception()  # looked at, for a caller that was cancelled will not
+        return asyncio.CancelledError() if begun.cancelled() else begun.exception()
+
+    def _shielded(
+        self, work: asyncio.Future[T], note: Callable[[asyncio.Future[T]], None] | None = None
+    ) -> asyncio.Future[T]:
+        """Begin likewise what a caller waits for; return what may be cancelled, which changes nothing of the work.
+
+        It is `asyncio.shield` of `_begin` with one callback instead of four. `note` is called before the caller goes on.
+        """
+        waiting: asyncio.Future[T] = work.get_loop().create_future()
+
+        def tell(begun: asyncio.Future[T]) -> None:
+            fault = self._ended(begun)
+            if note is not None:
+                note(begun)
+            if waiting.done():
+                return
+            if fault is None:
+                waiting.set_result(begun.result())
+            elif begun.cancelled():
+                waiting.cancel()
+            else:
+                waiting.set_exception(fault)
+
+        self._begun.add(work)
+        work.add_done_callback(tell)
+        return waiting
 
     def _logged(self, work: Awaitable[object]) -> None:
         """Begin what nobody waits for; a fault of it is told in the log."""
@@ -301,6 +333,11 @@ class AutonomousRunRepo(LedgerRunRepo):
         if fault is not None:
             said = str(fault) if isinstance(fault, LLMError | OSError) else type(fault).__name__
             self._telemetry.event(events.EVENT_BACKGROUND_FAULT, level="warning", error_message=said)
+
+
+def _run_out(waiting: asyncio.Future[Any]) -> None:
+    if not waiting.done():
+        waiting.set_exception(TimeoutError())
 
 
 def _won(claim: asyncio.Future[ClaimOutcome]) -> Won | None:

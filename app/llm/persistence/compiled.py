@@ -13,6 +13,8 @@ from sqlalchemy.dialects.postgresql import asyncpg
 from sqlalchemy.dialects.sqlite import pysqlite
 from sqlalchemy.sql.compiler import SQLCompiler
 
+PREFIX = "p_"
+"""In front of the names that statements bind: SQLAlchemy keeps columns' own names to itself. Values come without it."""
 DialectName = Literal["sqlite", "postgresql"]
 Values = tuple[Any, ...]
 _Processor = Callable[[Any], Any]
@@ -36,13 +38,14 @@ def compiled(statement: sa.Executable, dialect: DialectName) -> "Compiled":
 class Compiled:
     """One statement. Its text depends on the values only where a list is bound (`IN`), by the list's length."""
 
-    __slots__ = ("_compiler", "_lists", "_result_processors", "_shapes", "names", "returns_rows")
+    __slots__ = ("_compiler", "_lists", "_result_processors", "_shape", "_shapes", "names", "returns_rows")
 
     def __init__(self, statement: sa.Executable, dialect: sa.Dialect) -> None:
         compiler = statement.compile(dialect=dialect)  # type: ignore[attr-defined]
         columns: Sequence[sa.ColumnElement[Any]] = tuple(getattr(statement, "exported_columns", ()))
         self._compiler: SQLCompiler = compiler
         self._lists = {name: bind for bind, name in compiler.bind_names.items() if bind.expanding}
+        self._shape = None if self._lists else _Shape(compiler, {})
         self._shapes: dict[tuple[int, ...], _Shape] = {}
         self._result_processors = _result_processors(columns, dialect)
         self.names: tuple[str, ...] = tuple(str(column.name) for column in columns)
@@ -55,8 +58,13 @@ class Compiled:
         Raises:
             KeyError: A value is missing.
         """
-        shape = self._shape_for(params)
+        shape = self._shape or self._shape_for(params)
         return shape.text, shape.values(params)
+
+    def prefixed(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the values that the statement binds under the names by which it binds them."""
+        names = ((name, _plain(name)) for name in self._compiler.bind_names.values())
+        return {name: params[plain] for name, plain in names if plain in params}
 
     def row(self, raw: Sequence[Any]) -> dict[str, Any]:
         """Return a row of the driver under the names of its columns, as Python values."""
@@ -66,9 +74,7 @@ class Compiled:
         return row
 
     def _shape_for(self, params: Mapping[str, Any]) -> "_Shape":
-        if not self._lists and () in self._shapes:
-            return self._shapes[()]
-        lists = {name: params.get(name, bind.effective_value) for name, bind in self._lists.items()}
+        lists = {name: params.get(_plain(name), bind.effective_value) for name, bind in self._lists.items()}
         lengths = tuple(map(len, lists.values()))
         shape = self._shapes.get(lengths)
         if shape is None:
@@ -87,16 +93,16 @@ class _Shape:
         state = compiler.construct_expanded_state({**known, **lists})
         order = tuple(state.positiontup or ())
         self.text: str = state.statement
-        self._elements = {name: tuple(names) for name, names in state.parameter_expansion.items()}
-        origin = {part: name for name, parts in self._elements.items() for part in parts}
+        self._elements = {_plain(name): tuple(names) for name, names in state.parameter_expansion.items()}
+        origin = {part: name for name, parts in state.parameter_expansion.items() for part in parts}
         self._fixed: dict[str, Any] = {
-            name: value for name, value in known.items() if not binds[name].required
+            _plain(name): value for name, value in known.items() if not binds[name].required
         }
         processors = {name: _bind_processor(binds[origin.get(name, name)], compiler) for name in order}
         self._processors = tuple(
             (place, process) for place, name in enumerate(order) if (process := processors[name]) is not None
         )
-        self._pick = _picker(order)
+        self._pick = _picker(tuple(name if name in origin else _plain(name) for name in order))
 
     def values(self, params: Mapping[str, Any]) -> Values:
         if self._fixed:
@@ -112,6 +118,10 @@ class _Shape:
         for place, process in self._processors:
             values[place] = process(values[place])
         return tuple(values)
+
+
+def _plain(name: str) -> str:
+    return name.removeprefix(PREFIX)
 
 
 def _picker(order: tuple[str, ...]) -> Callable[[Mapping[str, Any]], Values]:

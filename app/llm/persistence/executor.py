@@ -5,14 +5,14 @@ runs in a transaction of its own or inside a caller's session, and may be starte
 """
 
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import exc
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from app.llm.errors import LLMLedgerBusy, LLMLedgerError, LLMLedgerSchema, LLMLedgerUnavailable
+from app.llm.persistence.compiled import compiled
 
 T = TypeVar("T")
 Params = Mapping[str, Any] | Sequence[Mapping[str, Any]]
@@ -34,8 +34,7 @@ _ADVICE = {
 """What to do about a fault of SQLite, by what its text says."""
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """One statement with its values; a sequence of values executes it once for each."""
 
     statement: sa.Executable
@@ -48,8 +47,7 @@ class Step:
     """A promise: if this step changes a row, the steps return and do not raise, so it may be committed on its own."""
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(NamedTuple):
     """What a step gave: its rows as mappings, and how many rows it changed."""
 
     rows: Sequence[Mapping[str, Any]]
@@ -137,9 +135,14 @@ async def _drive(connection: AsyncConnection, steps: Steps[T]) -> T:
         return outcome
 
 
+def prefixed(step: Step, dialect: Any) -> Any:  # names of dialects, SQLAlchemy's values
+    """Return the values of a step as SQLAlchemy takes them."""
+    prefix = compiled(step.statement, dialect).prefixed
+    return prefix(step.params) if isinstance(step.params, Mapping) else [*map(prefix, step.params)]
+
+
 async def _execute(connection: AsyncConnection, step: Step) -> Result:
-    params = dict(step.params) if isinstance(step.params, Mapping) else [dict(row) for row in step.params]
-    result = await connection.execute(step.statement, params)
+    result = await connection.execute(step.statement, prefixed(step, connection.dialect.name))
     rows = [dict(row) for row in result.mappings()] if result.returns_rows else []
     return Result(rows, result.rowcount)
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from app.llm.errors import LLMFenced, LLMLedgerBusy, LLMLedgerUnavailable
 from app.llm.fingerprint import FINGERPRINT_VERSION
 from app.llm.persistence import statements as sql
-from app.llm.persistence.codec import PLAIN, Codec, stored_answer, to_json
+from app.llm.persistence.codec import PLAIN, Codec, object_json, stored_answer
 from app.llm.persistence.executor import Result, Step, Steps
 from app.llm.persistence.models import ABANDONED, STARTED, SUCCEEDED
 from app.llm.persistence.settlement import Settlement
@@ -106,12 +106,12 @@ _FREEING = {
 
 def key_holder(workspace_id: str, key: str) -> Step:
     """Return the look-up of a key."""
-    return Step(sql.KEY_HOLDER, sql.bound(workspace_id=workspace_id, key=key), brief=True)
+    return Step(sql.KEY_HOLDER, {"workspace_id": workspace_id, "key": key}, brief=True)
 
 
 def run_state(run_id: str) -> Step:
     """Return the look-up of a run's status and owner."""
-    return Step(sql.RUN_STATE, sql.bound(id=run_id), brief=True)
+    return Step(sql.RUN_STATE, {"id": run_id}, brief=True)
 
 
 def key_state(result: Result, request_sha256: str, rules: ClaimRules) -> KeyState:
@@ -123,23 +123,20 @@ def key_state(result: Result, request_sha256: str, rules: ClaimRules) -> KeyStat
 
 
 def find_cached(workspace_id: str, prompt_sha256: str, candidates: Sequence[str], rules: ClaimRules) -> Step:
-    """Return the look-up of the freshest servable answer of each candidate."""
-    return Step(
-        sql.FIND_CACHED,
-        sql.bound(
-            workspace_id=workspace_id,
-            prompt_sha256=prompt_sha256,
-            candidates=list(candidates),
-            minus_ttl_s=-rules.cache_ttl_s,
-        ),
-        brief=True,
-    )
+    """Return the look-up of the freshest servable answer of each candidate, of one at least."""
+    values: dict[str, Any] = {f"candidate_{place}": name for place, name in enumerate(candidates)}
+    values |= {
+        "workspace_id": workspace_id, "prompt_sha256": prompt_sha256, "minus_ttl_s": -rules.cache_ttl_s,
+    }  # fmt: skip
+    return Step(sql.find_cached(len(candidates)), values, brief=True)
 
 
 def cached_answers(result: Result, rules: ClaimRules) -> dict[str, StoredAnswer]:
     """Return found answers by candidate identity; one that cannot be read is no hit."""
     found = {}
     for row in result.rows:
+        if row["bytes"] is None:
+            continue
         with suppress(LLMLedgerUnavailable):
             found[str(row["candidate_sha256"])] = stored_answer(
                 row, ServedFrom.CACHE, rules.codec, left_s=rules.cache_ttl_s - row["age_s"]
@@ -157,7 +154,7 @@ def claim(run: NewRun, rules: ClaimRules, answer: StoredAnswer | None = None) ->
     for _ in range(ROUNDS):
         alone = answer is None and not run.cache_candidates  # no look at the cache follows
         inserted = yield _insert(run, rules, supersedes, execution, final=alone)
-        if inserted.rows:
+        if inserted.rowcount:
             return (yield from _after_insert(run, rules, supersedes, execution, answer))
         holder = (
             (yield key_holder(run.workspace_id, run.idempotency_key)).first if run.idempotency_key else None
@@ -168,7 +165,7 @@ def claim(run: NewRun, rules: ClaimRules, answer: StoredAnswer | None = None) ->
         if (held := (yield from _flight(run.flight_slot, holder))) is not None:
             return held  # before the key is freed: a run that has to wait fences nobody
         if holder is not None and state is not None:
-            freed = yield Step(_FREEING[state.how], sql.bound(id=holder["id"]))
+            freed = yield Step(_FREEING[state.how], {"id": holder["id"]})
             if freed.rowcount == 1:
                 supersedes, execution = str(holder["id"]), holder["execution"] + 1
     raise LLMLedgerBusy(
@@ -187,31 +184,28 @@ def _insert(
     claims: bool = True,
     final: bool = False,
 ) -> Step:
-    slots = {"idem_slot": run.idempotency_key, "flight_slot": run.flight_slot}
-    return Step(
-        sql.INSERT_RUN,
-        {
-            **_run_values(run, rules),
-            **sql.bound(
-                **(slots if claims else dict.fromkeys(slots)), supersedes=supersedes, execution=execution
-            ),
-        },
-        final=final,
+    values = _run_values(run, rules)
+    values["supersedes"], values["execution"] = supersedes, execution
+    values |= (
+        {"idem_slot": run.idempotency_key, "flight_slot": run.flight_slot}
+        if claims
+        else {"idem_slot": None, "flight_slot": None}
     )
+    return Step(sql.INSERT_RUN, values, final=final)
 
 
 def _run_values(run: NewRun, rules: ClaimRules) -> dict[str, Any]:
     first = run.route.kept[0] if run.route.kept else None
-    return sql.bound(
-        id=run.run_id, workspace_id=run.workspace_id, pipeline_run_id=run.pipeline_run_id, stage=run.stage,
-        idempotency_key=run.idempotency_key, prompt_sha256=run.prompt_sha256, request_sha256=run.request_sha256,
-        candidate_sha256=first.identity if first else None, fingerprint_version=FINGERPRINT_VERSION,
-        profile=run.profile.value, provider=first.provider.value if first else None,
-        model=first.model if first else None, cache_mode=run.cache_mode.value, execution=1, supersedes=None,
-        owner=rules.owner, sends_noted=1 if first else 0,
-        route=run.route.route.as_json, needs=run.route.needs.model_dump_json(),
-        metadata=to_json(dict(run.metadata)), lease_s=run.lease_s,
-    )  # fmt: skip
+    return {
+        "id": run.run_id, "workspace_id": run.workspace_id, "pipeline_run_id": run.pipeline_run_id,
+        "stage": run.stage, "idempotency_key": run.idempotency_key, "prompt_sha256": run.prompt_sha256,
+        "request_sha256": run.request_sha256, "candidate_sha256": first.identity if first else None,
+        "fingerprint_version": FINGERPRINT_VERSION, "profile": run.profile.value,
+        "provider": first.provider.value if first else None, "model": first.model if first else None,
+        "cache_mode": run.cache_mode.value, "execution": 1, "supersedes": None, "owner": rules.owner,
+        "sends_noted": 1 if first else 0, "route": run.route.route.as_json,
+        "needs": run.route.needs.model_dump_json(), "metadata": object_json(run.metadata), "lease_s": run.lease_s,
+    }  # fmt: skip
 
 
 def _after_insert(
@@ -225,7 +219,7 @@ def _after_insert(
     if answer is None or answer.response is None:
         return Won(run_id=run.run_id, execution=execution, supersedes=supersedes)
     # the texts first: once they are touched, no prune can take them before this row refers to them
-    yield Step(sql.TOUCH_PAYLOADS, sql.bound(workspace_id=run.workspace_id, source_run_id=answer.run_id))
+    yield Step(sql.TOUCH_PAYLOADS, {"workspace_id": run.workspace_id, "source_run_id": answer.run_id})
     yield Step(sql.TURN_INTO_HIT, _hit_values(run, rules, answer))
     return Hit(run_id=run.run_id, answer=answer)
 
@@ -236,7 +230,7 @@ def record_hits(hits: Sequence[tuple[NewRun, StoredAnswer]], rules: ClaimRules) 
     # the texts first, as above
     yield Step(
         sql.TOUCH_PAYLOADS,
-        [sql.bound(workspace_id=workspace, source_run_id=source) for workspace, source in sources],
+        [{"workspace_id": workspace, "source_run_id": source} for workspace, source in sources],
     )
     yield Step(
         sql.INSERT_HIT, [_run_values(run, rules) | _hit_values(run, rules, answer) for run, answer in hits]
@@ -246,25 +240,26 @@ def record_hits(hits: Sequence[tuple[NewRun, StoredAnswer]], rules: ClaimRules) 
 def _hit_values(run: NewRun, rules: ClaimRules, answer: StoredAnswer) -> dict[str, Any]:
     response = answer.response
     assert response is not None  # noqa: S101  # the caller looked
-    return sql.bound(
-        id=run.run_id, owner=rules.owner, source_run_id=answer.run_id, provider=response.provider.value,
-        model=response.model, candidate_sha256=answer.candidate_sha256, finish_reason=response.finish_reason.value,
-        saved_input_tokens=response.original_usage.input_tokens,
-        saved_output_tokens=response.original_usage.output_tokens,
-        expires_s=rules.key_ttl_s if run.idempotency_key else None,
-    )  # fmt: skip
+    return {
+        "id": run.run_id, "owner": rules.owner, "source_run_id": answer.run_id,
+        "provider": response.provider.value, "model": response.model, "candidate_sha256": answer.candidate_sha256,
+        "finish_reason": response.finish_reason.value,
+        "saved_input_tokens": response.original_usage.input_tokens,
+        "saved_output_tokens": response.original_usage.output_tokens,
+        "expires_s": rules.key_ttl_s if run.idempotency_key else None,
+    }  # fmt: skip
 
 
 def _flight(slot: str | None, holder: Row | None) -> Steps[FlightHeld | None]:
     if slot is None:
         return None
-    leader = (yield Step(sql.FLIGHT_HOLDER, sql.bound(flight_slot=slot))).first
+    leader = (yield Step(sql.FLIGHT_HOLDER, {"flight_slot": slot})).first
     if leader is None or (holder is not None and leader["id"] == holder["id"]):
         return None
     if leader["lease_left_s"] > 0:
         return FlightHeld(run_id=str(leader["id"]), lease_left_s=leader["lease_left_s"])
     # its owner is dead: a key of its own stays with it until its own callers come, a run without one is over
-    yield Step(sql.FREE_FLIGHT if leader["idem_slot"] else sql.TAKE_OVER, sql.bound(id=leader["id"]))
+    yield Step(sql.FREE_FLIGHT if leader["idem_slot"] else sql.TAKE_OVER, {"id": leader["id"]})
     return None
 
 
@@ -274,7 +269,7 @@ def note_send(run_id: str, owner: str, sends: int) -> Steps[None]:
     Raises:
         LLMFenced: The run is no longer ours; there must be no further send.
     """
-    noted = yield Step(sql.NOTE_SENDS, sql.bound(id=run_id, owner=owner, sends=sends), final=True)
+    noted = yield Step(sql.NOTE_SENDS, {"id": run_id, "owner": owner, "sends": sends}, final=True)
     if noted.rowcount != 1:
         raise LLMFenced("another run took this one's key over; nothing more was sent", run_id=run_id)
 
@@ -286,7 +281,8 @@ def finish(settlement: Settlement, codec: Codec = PLAIN) -> Steps[Finished]:
     """
     run = settlement.run
     texts = _stored(settlement)
-    done = yield Step(sql.FINISH, sql.bound(**run), then=texts, final=True)
+    how = sql.FINISH_ANSWERED if run["status"] == SUCCEEDED else sql.FINISH_UNANSWERED
+    done = yield Step(how, run, then=texts, final=True)
     if done.rowcount == 1:
         return Finished()
     state = (yield run_state(run["id"])).first
@@ -297,7 +293,7 @@ def finish(settlement: Settlement, codec: Codec = PLAIN) -> Steps[Finished]:
             persisted=state["status"] == run["status"]
         )  # the acknowledgement was lost, not the work
     late = {name: run[name] for name in (*sql.ACCOUNTING, "id", "owner")}
-    yield Step(sql.RECORD_LATE, sql.bound(**late), then=texts)
+    yield Step(sql.RECORD_LATE, late, then=texts)
     if settlement.key is None:
         return Finished()  # no key, so nobody else was promised this run's answer
     holder = (yield key_holder(settlement.workspace_id, settlement.key)).first
@@ -326,8 +322,8 @@ def _stored(settlement: Settlement) -> tuple[Step, ...]:
     # the texts in one order everywhere, or two finishes could wait for each other
     texts = sorted(settlement.payloads, key=lambda row: str(row["sha256"]))
     steps = (
-        Step(sql.INSERT_ATTEMPT, [sql.bound(**row) for row in settlement.attempts]),
-        Step(sql.PUT_PAYLOAD, [sql.bound(**row) for row in texts]),
+        Step(sql.INSERT_ATTEMPT, settlement.attempts),
+        Step(sql.PUT_PAYLOAD, texts),
     )
     return tuple(step for step in steps if step.params)
 
@@ -341,9 +337,9 @@ def insert_and_finish(run: NewRun, rules: ClaimRules, settlement: Settlement) ->
 def release(run_id: str, workspace_id: str | None = None) -> Steps[bool]:
     """Declare the owner of a STARTED run dead and free its key; None is the operator, who may with every run."""
     if workspace_id is None:
-        released = yield Step(sql.RELEASE, sql.bound(id=run_id), final=True)
+        released = yield Step(sql.RELEASE, {"id": run_id}, final=True)
     else:
-        released = yield Step(sql.RELEASE_OWN, sql.bound(id=run_id, workspace_id=workspace_id), final=True)
+        released = yield Step(sql.RELEASE_OWN, {"id": run_id, "workspace_id": workspace_id}, final=True)
     return released.rowcount == 1
 
 
@@ -351,6 +347,6 @@ def add_replays(counts: Mapping[str, int]) -> Steps[None]:
     """Add up how often answers were replayed."""
     yield Step(
         sql.ADD_REPLAYS,
-        [sql.bound(id=run_id, count=count) for run_id, count in sorted(counts.items())],
+        [{"id": run_id, "count": count} for run_id, count in sorted(counts.items())],
         final=True,
     )

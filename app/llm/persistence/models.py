@@ -13,6 +13,8 @@ _SERVABLE = sa.text("status = 'SUCCEEDED' AND source_run_id IS NULL")
 _LIVE = sa.text(
     "finished_at IS NULL"
 )  # not status = 'STARTED': settling could pick that index and scan every live run
+_FLIES, _IN_PIPELINE = sa.text("flight_slot IS NOT NULL"), sa.text("pipeline_run_id IS NOT NULL")
+"""Of columns that are mostly empty: most rows cost these indexes nothing."""
 
 
 class LLMRun(Base):
@@ -72,7 +74,13 @@ class LLMRun(Base):
 
     __table_args__ = (
         sa.Index("uq_llm_runs_idem_slot", "workspace_id", "idem_slot", unique=True),
-        sa.Index("uq_llm_runs_flight_slot", "flight_slot", unique=True),
+        sa.Index(
+            "uq_llm_runs_flight_slot",
+            "flight_slot",
+            unique=True,
+            sqlite_where=_FLIES,
+            postgresql_where=_FLIES,
+        ),
         sa.Index(
             "ix_llm_runs_servable",
             "workspace_id",
@@ -83,7 +91,12 @@ class LLMRun(Base):
             postgresql_where=_SERVABLE,
         ),
         sa.Index("ix_llm_runs_workspace_created", "workspace_id", "created_at"),
-        sa.Index("ix_llm_runs_pipeline", "pipeline_run_id"),
+        sa.Index(
+            "ix_llm_runs_pipeline",
+            "pipeline_run_id",
+            sqlite_where=_IN_PIPELINE,
+            postgresql_where=_IN_PIPELINE,
+        ),
         sa.Index("ix_llm_runs_lease", "lease_until", sqlite_where=_LIVE, postgresql_where=_LIVE),
         *(
             sa.Index(

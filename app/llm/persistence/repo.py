@@ -45,6 +45,8 @@ class LedgerRunRepo:
         self, workspace_id: str, prompt_sha256: str, candidates: Sequence[str]
     ) -> Mapping[str, StoredAnswer]:
         """Return the freshest servable answer of each candidate identity."""
+        if not candidates:
+            return {}
         step = ledger.find_cached(workspace_id, prompt_sha256, candidates, self.rules)
         return ledger.cached_answers(await self._read(step), self.rules)
 

@@ -48,8 +48,8 @@ def of_success(  # facts of the run, choices of the settings
     asked, said = encode_request(run.request), encode_response(response)
     texts = _addressed(run, (asked, said), codec)
     served = success.source_run_id is not None
-    values = {
-        **_common(run, owner, success.attempts, success.queue_wait_ms, response.latency_ms),
+    values = _common(run, owner, success.attempts, success.queue_wait_ms, response.latency_ms)
+    values |= {
         "status": SUCCEEDED, "provider": response.provider.value, "model": response.model,
         "candidate_sha256": success.candidate_sha256, "finish_reason": response.finish_reason.value,
         **_tokens(response.usage),
@@ -78,8 +78,8 @@ def of_failure(  # as above
         last = failure.attempts[-1]
         said = (encode_partial(failure.partial, last.provider, last.model),)
     texts = _addressed(run, (encode_request(run.request), *said), codec)
-    values = {
-        **_common(run, owner, failure.attempts, failure.queue_wait_ms, failure.latency_ms),
+    values = _common(run, owner, failure.attempts, failure.queue_wait_ms, failure.latency_ms)
+    values |= {
         "status": status, "error_code": failure.error.code,
         "error_message": storable(redact(failure.error.message)) if keep else None,
         "request_payload": texts[0][0] if keep else None,
@@ -106,15 +106,15 @@ def _common(run: NewRun, owner: str, attempts: Any, queue_wait_ms: float, latenc
         "finish_reason": None, "cost_usd": None, "queue_wait_ms": queue_wait_ms, "latency_ms": latency_ms,
         "error_code": None, "error_message": None, "source_run_id": None, "saved_input_tokens": None,
         "saved_output_tokens": None, "expires_s": None, "request_payload": None, "response_payload": None,
-        "possibly_paid": any(attempt.possibly_paid for attempt in attempts),
+        "possibly_paid": True in [attempt.possibly_paid for attempt in attempts],
     }  # fmt: skip
 
 
 def _tokens(usage: TokenUsage) -> Values:
+    total = usage.total_tokens
     return {
         "input_tokens": _count(usage.input_tokens), "output_tokens": _count(usage.output_tokens),
-        "total_tokens": _count(usage.total_tokens),
-        "usage_source": None if usage.total_tokens is None else "provider",
+        "total_tokens": _count(total), "usage_source": None if total is None else "provider",
     }  # fmt: skip
 
 

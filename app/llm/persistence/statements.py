@@ -4,12 +4,14 @@
 bound predicates after a few executions. Conditions that partial indexes need are literals for the same reason.
 """
 
+from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert  # its ON CONFLICT compiles on SQLite as well
 
 from app.db.base import Base, db_now, seconds_until
+from app.llm.persistence.compiled import PREFIX
 from app.llm.persistence.models import ABANDONED, STARTED, SUCCEEDED, LLMAttempt, LLMPayload, LLMRun
 
 runs = Base.metadata.tables[LLMRun.__tablename__]
@@ -24,16 +26,11 @@ def _literal(text: str) -> sa.ColumnElement[str]:
 
 
 def _bind(name: str, kind: Any = sa.String) -> sa.BindParameter[Any]:
-    return sa.bindparam(f"p_{name}", type_=kind)
+    return sa.bindparam(PREFIX + name, type_=kind)
 
 
 def _bound(table: sa.Table, *names: str) -> dict[str, sa.BindParameter[Any]]:
     return {name: _bind(name, table.c[name].type) for name in names}
-
-
-def bound(**values: Any) -> dict[str, Any]:
-    """Return values under the names that the statements bind."""
-    return {f"p_{name}": value for name, value in values.items()}
 
 
 _IS_LIVE = runs.c.status == _literal(STARTED)
@@ -64,24 +61,25 @@ _CLAIMED = {
     "created_at": db_now(),
     "lease_until": db_now(_bind("lease_s", sa.Float)),
 }
-INSERT_RUN = insert(runs).values(_CLAIMED).on_conflict_do_nothing().returning(runs.c.id)
+INSERT_RUN = insert(runs).values(_CLAIMED).on_conflict_do_nothing()
 
 _ANSWER = (
     runs.c.id,
     runs.c.workspace_id,
-    runs.c.status,
-    runs.c.owner,
-    runs.c.execution,
-    runs.c.idem_slot,
     runs.c.request_sha256,
-    runs.c.fingerprint_version,
     runs.c.candidate_sha256,
     runs.c.route,
-    seconds_until(runs.c.lease_until).label("lease_left_s"),
-    seconds_until(runs.c.expires_at).label("expires_left_s"),
     payloads.c.sha256,
     payloads.c.codec,
     payloads.c.bytes,
+)
+_HOLDER = (
+    *_ANSWER,
+    runs.c.status,
+    runs.c.execution,
+    runs.c.fingerprint_version,
+    seconds_until(runs.c.lease_until).label("lease_left_s"),
+    seconds_until(runs.c.expires_at).label("expires_left_s"),
 )
 _WITH_ANSWER = runs.outerjoin(
     payloads,
@@ -89,7 +87,7 @@ _WITH_ANSWER = runs.outerjoin(
 )
 
 KEY_HOLDER = (
-    sa.select(*_ANSWER)
+    sa.select(*_HOLDER)
     .select_from(_WITH_ANSWER)
     .where(runs.c.workspace_id == _bind("workspace_id"), runs.c.idem_slot == _bind("key"))
 )
@@ -113,27 +111,31 @@ FREE_FLIGHT = sa.update(runs).values(flight_slot=_NULL).where(_HAS_ID, _IS_LIVE,
 
 # -- cache
 
-_fresh = (
-    sa.select(
-        runs.c.id,
-        sa.func.row_number()
-        .over(partition_by=runs.c.candidate_sha256, order_by=(runs.c.finished_at.desc(), runs.c.id.desc()))
-        .label("nth"),
+
+def _freshest(candidate: sa.BindParameter[str]) -> sa.Select[Any]:
+    """Select the latest servable answer of one candidate: the end of a range of the index, however long that is."""
+    found = (
+        sa.select(*_ANSWER, (-seconds_until(runs.c.finished_at)).label("age_s"))
+        .select_from(_WITH_ANSWER)
+        .where(
+            runs.c.workspace_id == _bind("workspace_id"),
+            runs.c.prompt_sha256 == _bind("prompt_sha256"),
+            runs.c.candidate_sha256 == candidate,
+            _IS_SERVABLE,
+            runs.c.finished_at > db_now(_bind("minus_ttl_s", sa.Float)),
+        )
+        .order_by(runs.c.finished_at.desc(), runs.c.id.desc())
+        .limit(sa.literal_column("1"))
+        .offset(sa.literal_column("0"))
     )
-    .where(
-        runs.c.workspace_id == _bind("workspace_id"),
-        runs.c.prompt_sha256 == _bind("prompt_sha256"),
-        runs.c.candidate_sha256.in_(sa.bindparam("p_candidates", expanding=True)),
-        _IS_SERVABLE,
-        runs.c.finished_at > db_now(_bind("minus_ttl_s", sa.Float)),
-    )
-    .subquery()
-)
-FIND_CACHED = (
-    sa.select(*_ANSWER, (-seconds_until(runs.c.finished_at)).label("age_s"))
-    .select_from(_WITH_ANSWER.join(_fresh, sa.and_(_fresh.c.id == runs.c.id, _fresh.c.nth == 1)))
-    .where(payloads.c.bytes.is_not(None))
-)
+    return sa.select(found.subquery())
+
+
+@cache
+def find_cached(candidates: int) -> sa.CompoundSelect[Any]:
+    """Return the look-up of so many candidates, bound as `candidate_0` and so on; one statement for each number."""
+    return sa.union_all(*(_freshest(_bind(f"candidate_{place}")) for place in range(candidates)))
+
 
 _source = runs.alias("source")
 
@@ -190,17 +192,13 @@ SENT = (
     *("cost_usd", "possibly_paid"),
 )
 KEPT = ("workspace_id", "sha256", "codec", "bytes")
-FINISH = (
+FINISH_ANSWERED = (
     sa.update(runs)
-    .values(
-        **_bound(runs, *SETTLED),
-        idem_slot=sa.case((_bind("status") == _literal(SUCCEEDED), runs.c.idem_slot), else_=_NULL),
-        flight_slot=_NULL,
-        finished_at=db_now(),
-        expires_at=_EXPIRY_OR_NEVER,
-    )
+    .values(**_bound(runs, *SETTLED), flight_slot=_NULL, finished_at=db_now(), expires_at=_EXPIRY_OR_NEVER)
     .where(_IS_OURS, _IS_LIVE)
 )
+"""It keeps its key: a column that is not written at all costs no index."""
+FINISH_UNANSWERED = FINISH_ANSWERED.values(idem_slot=_NULL)
 RECORD_LATE = (
     sa.update(runs)
     .values(**_bound(runs, *ACCOUNTING), late=sa.true())

@@ -131,6 +131,23 @@ def test_each_loop_has_limits_of_its_own():
     assert len(deadlines._watches) == 1  # that of a closed loop is gone
 
 
+async def test_the_loop_of_another_thread_may_come_at_the_same_time():
+    deadlines = Deadlines()
+    watches: dict[Any, Any] = deadlines._watches
+
+    class Known:
+        """A loop that is looked at when another one comes; just then a thread notes a third one."""
+
+        def is_closed(self) -> bool:
+            watches["third"] = None
+            return False
+
+    watches[Known()] = None
+    with deadlines.within(LONG_S) as limit:
+        await asyncio.sleep(0)
+    assert not limit.expired
+
+
 def test_outside_a_task_there_is_nothing_to_end():
     async def used() -> Any:
         loop = asyncio.get_running_loop()

@@ -272,6 +272,28 @@ def test_a_prompt_hash_that_is_known_is_not_computed_again(monkeypatch: pytest.M
     assert request_sha256(request, prompt=prompt) == expected
 
 
+class Careful(LLMRequest):
+    """A request as an application may define it, with defaults of its own."""
+
+    temperature: float | None = 0.5
+    constraints: LLMConstraints = LLMConstraints(local_only=True)
+
+
+@pytest.mark.parametrize("name", ["temperature", "constraints", "variants"])
+def test_what_a_request_holds_counts_whoever_put_it_there(name: str):
+    """I15: a default of a subclass, and what was added to a request in place, is sent, and so it is hashed."""
+    asked: dict[str, LLMRequest] = {
+        "temperature": Careful(messages=(Message.user("a"),), constraints=LLMConstraints()),
+        "constraints": Careful(messages=(Message.user("a"),), temperature=None),
+        "variants": LLMRequest(messages=(Message.user("a"),)),
+    }
+    asked["variants"].variants[LLMProvider.GEMINI] = RequestVariant(messages=(Message.user("b"),))  # type: ignore[index]  # a mapping to those who heed it
+    said = LLMRequest(messages=(Message.user("a"),), **{name: getattr(asked[name], name)})
+    plain = LLMRequest(messages=(Message.user("a"),))
+    assert request_sha256(asked[name]) == request_sha256(said) != request_sha256(plain)
+    assert (prompt_sha256(asked[name]) != prompt_sha256(plain)) is (name != "constraints")
+
+
 def test_lone_surrogates_and_wide_integers_have_a_hash():
     texts = ("\ud800", "\ud801", "\\ud800", "?")
     requests = [ask().model_copy(update={"messages": (Message.user(text),)}) for text in texts]

@@ -2,9 +2,10 @@
 
 import pytest
 import zstandard
+from pydantic import JsonValue
 
 from app.llm.persistence import codec
-from app.llm.persistence.codec import PLAIN, RAW, ZSTD, Unreadable
+from app.llm.persistence.codec import PLAIN, RAW, ZSTD, Unreadable, to_json
 
 WHERE = {"workspace_id": "w1", "address": "a"}
 LONG = b'{"v":1,"text":"' + b"the signal box " * 50 + b'"}'
@@ -49,3 +50,21 @@ def test_a_damaged_frame_is_told_as_unreadable(damage: bytes):
     with pytest.raises(Unreadable) as caught:
         PLAIN.decode(ZSTD, damage, **WHERE)
     assert caught.value.__context__ is None or caught.value.__suppress_context__
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {},
+        {"a": "b"},
+        {"a": [1, None, True, {"b": 0.5}]},
+        {"n": 2**70, "f": 1e300},
+        {"text": "\u00fc\ud800\x7f"},
+    ],
+    ids=["empty", "text", "nested", "large numbers", "no ASCII"],
+)
+def test_an_object_is_written_as_any_json_and_read_back(value: dict[str, JsonValue]):
+    text = codec.object_json(value)
+    assert text == to_json(value)
+    assert codec._loaded(text) == value
+    assert codec._loaded(text.encode()) == value

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.llm.persistence import reports, statements, statements_retention
 from app.llm.persistence.codec import PLAIN
-from app.llm.persistence.compiled import compiled
+from app.llm.persistence.compiled import PREFIX, compiled
 from app.llm.persistence.executor import Result, Step
 from app.llm.persistence.statements_retention import Selection
 
@@ -33,11 +33,11 @@ SEED = (
                            "status": "SUCCEEDED", "started_at": PAST, "finished_at": PAST, "cost_usd": 0.125}),
     (statements.payloads, {"workspace_id": "w", "sha256": SHA, "codec": 0, "bytes": b"\x00{}", "last_ref_at": PAST}),
 )  # fmt: skip
-VALUES = statements.bound(
+VALUES = dict(  # noqa: C408  # half as wide
     workspace_id="w", prompt_sha256=SHA, request_sha256=SHA, candidate_sha256=SHA, pipeline_run_id=None, stage="s",
     idempotency_key="k2", idem_slot="k2", flight_slot=SHA, fingerprint_version=1, profile="fast", provider="gemini",
     model="m", cache_mode="use", execution=2, supersedes=LIVE, owner="me", sends_noted=1, sends=3, route="[]",
-    needs="{}", metadata="{}", lease_s=60, key="k", candidates=[SHA, OTHER_SHA], minus_ttl_s=-(10**9), count=2,
+    needs="{}", metadata="{}", lease_s=60, key="k", candidate_0=SHA, candidate_1=OTHER_SHA, minus_ttl_s=-(10**9), count=2,
     source_run_id=ANSWERED, finish_reason="stop", saved_input_tokens=3, saved_output_tokens=2**62, expires_s=None,
     status="SUCCEEDED", input_tokens=1, output_tokens=None, total_tokens=1, usage_source="provider", cost_usd=1,
     queue_wait_ms=1, latency_ms=2.5, error_code=None, error_message="\U0001f600 '", possibly_paid=True,
@@ -68,17 +68,22 @@ def _protocol() -> Iterator[tuple[str, Step]]:
         if not (name.isupper() and isinstance(statement, sa.Select | sa.Insert | sa.Update)):
             continue
         wanted = _binds(statement)
-        params = {bind: value for bind, value in VALUES.items() if bind in wanted}
-        ids = (ANSWERED, LIVE) if "p_id" in wanted else (NEW,)
+        params = {name: value for name, value in VALUES.items() if PREFIX + name in wanted}
+        ids = (ANSWERED, LIVE) if PREFIX + "id" in wanted else (NEW,)
         for run_id in ids:
-            own = {**params, "p_id": NEW if name == "INSERT_RUN" else run_id} if "p_id" in wanted else params
+            own = (
+                {**params, "id": NEW if name == "INSERT_RUN" else run_id}
+                if PREFIX + "id" in wanted
+                else params
+            )
             yield f"{name} {run_id}", Step(statement, own)
-    empty = {**VALUES, "p_candidates": []}
-    wanted = _binds(statements.FIND_CACHED)
-    yield (
-        "FIND_CACHED of nobody",
-        Step(statements.FIND_CACHED, {n: v for n, v in empty.items() if n in wanted}),
-    )
+    for number in (1, 2):
+        statement = statements.find_cached(number)
+        wanted = _binds(statement)
+        yield (
+            f"find_cached {number}",
+            Step(statement, {n: v for n, v in VALUES.items() if PREFIX + n in wanted}),
+        )
 
 
 def _prune() -> Iterator[tuple[str, Step]]:
@@ -131,7 +136,7 @@ async def test_every_statement_is_sent_and_read_as_sqlalchemy_does_it(seeded: As
         async with seeded.connect() as connection:
             await connection.begin()
             sent.clear()
-            theirs = await connection.execute(step.statement, params)
+            theirs = await connection.execute(step.statement, ours.prefixed(params))
             assert ours.returns_rows == theirs.returns_rows, name
             rows = [dict(row) for row in theirs.mappings()] if theirs.returns_rows else []
             text, values = ours.bind(params)
@@ -193,18 +198,20 @@ def _assert_equal_rows(name: str, ours: list[Any], theirs: list[Any]) -> None:
 
 
 def test_a_value_that_is_missing_is_named():
-    with pytest.raises(KeyError, match="p_key"):
-        compiled(statements.KEY_HOLDER, "sqlite").bind({"p_workspace_id": "w"})
+    with pytest.raises(KeyError, match="key"):
+        compiled(statements.KEY_HOLDER, "sqlite").bind({"workspace_id": "w"})
 
 
 def test_a_statement_is_compiled_once_for_each_database():
-    first = compiled(statements.FINISH, "sqlite")
-    assert compiled(statements.FINISH, "sqlite") is first
-    assert compiled(statements.FINISH, "postgresql") is not first
+    first = compiled(statements.FINISH_ANSWERED, "sqlite")
+    assert compiled(statements.FINISH_ANSWERED, "sqlite") is first
+    assert compiled(statements.FINISH_ANSWERED, "postgresql") is not first
 
 
 def test_times_are_bound_as_the_columns_keep_them():
-    step = {name: value for name, value in VALUES.items() if name in _binds(statements.INSERT_ATTEMPT)}
+    step = {
+        name: value for name, value in VALUES.items() if PREFIX + name in _binds(statements.INSERT_ATTEMPT)
+    }
     _, on_sqlite = compiled(statements.INSERT_ATTEMPT, "sqlite").bind(step)
     _, on_postgres = compiled(statements.INSERT_ATTEMPT, "postgresql").bind(step)
     assert "2026-01-01 10:30:15.123" in on_sqlite

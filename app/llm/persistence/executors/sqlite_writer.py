@@ -175,15 +175,16 @@ def drive(connection: sqlite3.Connection, steps: Steps[Any]) -> Any:
 
 def execute(connection: sqlite3.Connection, step: Step) -> Result:
     """Run one statement."""
-    statement = compiled(step.statement, "sqlite")
-    if not isinstance(step.params, Mapping):
-        rowcount = 0
-        for params in step.params:
-            rowcount += connection.execute(*statement.bind(params)).rowcount
-        return Result((), rowcount)
-    cursor = connection.execute(*statement.bind(step.params))
+    statement, params = compiled(step.statement, "sqlite"), step.params
+    if not isinstance(params, Mapping):
+        bound = [statement.bind(each) for each in params]
+        if not bound:
+            return Result((), 0)
+        cursor = connection.executemany(bound[0][0], [values for _, values in bound])
+        return Result((), cursor.rowcount)
+    cursor = connection.execute(*statement.bind(params))
     raw = cursor.fetchall()  # also what a PRAGMA says: a statement that is not read to its end stays open
-    return Result([statement.row(each) for each in raw] if statement.returns_rows else (), cursor.rowcount)
+    return Result([*map(statement.row, raw)] if raw and statement.returns_rows else (), cursor.rowcount)
 
 
 def _is_locked(error: Exception) -> bool:

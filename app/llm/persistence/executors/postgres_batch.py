@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from app.llm.persistence.executor import Result, Step, Steps
-from app.llm.persistence.postgres_wire import FAULTS, Query, Wire
+from app.llm.persistence.executors.postgres_wire import FAULTS, Query, Wire
 
 FEW = 2
 """Steps with followers that are cheaper one by one, a round trip each, than in a transaction of five round trips."""

@@ -12,8 +12,8 @@ from typing import TypeVar
 
 from app.llm.errors import LLMLedgerUnavailable
 from app.llm.persistence.executor import REPEATS, Result, Step, Steps, ledger_error
-from app.llm.persistence.postgres_batch import Operation, SpoiledError, attempt
-from app.llm.persistence.postgres_wire import FAULTS, Wire
+from app.llm.persistence.executors.postgres_batch import Operation, SpoiledError, attempt
+from app.llm.persistence.executors.postgres_wire import FAULTS, Wire
 
 T = TypeVar("T")
 

@@ -17,7 +17,7 @@ from app.db.engine import create_private, sqlite_file, sqlite_pragmas
 from app.db.unit_of_work import holds_write_lock
 from app.llm.errors import LLMLedgerBusy, LLMLedgerError, LLMLedgerUnavailable
 from app.llm.persistence.executor import Result, Step, Steps, ledger_error
-from app.llm.persistence.sqlite_writer import Operation, SqliteWriter, execute
+from app.llm.persistence.executors.sqlite_writer import Operation, SqliteWriter, execute
 
 T = TypeVar("T")
 

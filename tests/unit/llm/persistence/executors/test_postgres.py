@@ -12,11 +12,12 @@ import sqlalchemy as sa
 
 from app.db.engine import build_engine
 from app.llm.errors import LLMFenced, LLMLedgerError, LLMLedgerUnavailable
-from app.llm.persistence import ledger, postgres_wire
+from app.llm.persistence import ledger
 from app.llm.persistence import statements as sql
-from app.llm.persistence.executor import Result, Step, Steps
-from app.llm.persistence.postgres import PostgresExecutor
-from app.llm.persistence.postgres_wire import Wire, connect_options
+from app.llm.persistence.executor import Result, Step, Steps, prefixed
+from app.llm.persistence.executors import postgres_wire
+from app.llm.persistence.executors.postgres import PostgresExecutor
+from app.llm.persistence.executors.postgres_wire import Wire, connect_options
 from app.llm.persistence.settlement import of_success
 from app.llm.ports import Hit, Won
 from tests.support.ledger import Outside, again, new_run, request, settings_for, success
@@ -39,15 +40,15 @@ CUT = (
 
 
 def put(name: str, codec: int = 0) -> Step:
-    return Step(PUT, sql.bound(workspace_id="w", sha256=name, codec=codec, bytes=b""))
+    return Step(PUT, {"workspace_id": "w", "sha256": name, "codec": codec, "bytes": b""})
 
 
 def change(name: str, codec: int) -> Step:
-    return Step(SET, sql.bound(sha256=name, codec=codec))
+    return Step(SET, {"sha256": name, "codec": codec})
 
 
 def get(name: str) -> Step:
-    return Step(GET, sql.bound(sha256=name))
+    return Step(GET, {"sha256": name})
 
 
 def names(result: Result) -> list[str]:
@@ -250,7 +251,7 @@ async def test_a_claim_that_is_cut_off_on_the_wire_is_told_as_a_fault_and_not_do
         return (yield from ledger.claim(run, rules))
 
     async with outside.engine.connect() as holder, outside.engine.connect() as admin:
-        await holder.execute(sql.INSERT_RUN, ledger._insert(run, rules).params)
+        await holder.execute(sql.INSERT_RUN, prefixed(ledger._insert(run, rules), "postgresql"))
         claim = executor.transaction(steps)
         while not (await admin.execute(sa.text(CUT))).rowcount:
             await admin.commit()
@@ -323,7 +324,7 @@ async def test_a_value_that_fits_no_column_is_nobody_elses_fault_and_not_quoted(
     executor: PostgresExecutor, outside: Outside
 ):
     """I17."""
-    steps = [put("a"), put("my\x00prompt"), Step(PUT, {**put("b").params, "p_codec": "my prompt"}), put("c")]
+    steps = [put("a"), put("my\x00prompt"), Step(PUT, {**put("b").params, "codec": "my prompt"}), put("c")]
     told = await asyncio.gather(
         *(executor.transaction(lambda step=step: _one(step)) for step in steps), return_exceptions=True
     )
@@ -338,7 +339,7 @@ async def test_a_lock_that_somebody_holds_delays_only_whom_it_concerns(
     for name in ("held", "free"):
         await executor.transaction(lambda name=name: _one(put(name)))
     async with outside.engine.connect() as holder:
-        await holder.execute(SET, change("held", 1).params)
+        await holder.execute(SET, prefixed(change("held", 1), "postgresql"))
         waiting = executor.transaction(lambda: _one(change("held", 2)))
         others = [executor.transaction(lambda n=n: _one(change("free", n))) for n in range(3, 9)]
         assert await asyncio.gather(*others) == [1] * 6

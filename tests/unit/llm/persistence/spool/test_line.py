@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from app.llm.persistence.settlement import Settlement, of_failure, of_success
-from app.llm.persistence.spool_line import from_line, to_line
+from app.llm.persistence.spool.line import from_line, to_line
 from tests.support.ledger import attempt, failure, new_run, request, success
 
 Body = dict[str, Any]

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from app.llm.persistence.settlement import Settlement, of_success
-from app.llm.persistence.spool import Spool
-from app.llm.persistence.spool_line import from_line, to_line
+from app.llm.persistence.spool.line import from_line, to_line
+from app.llm.persistence.spool.pending import Spool
 from tests.support.ledger import new_run, request, success
 
 URL = "sqlite+aiosqlite:///x.db"

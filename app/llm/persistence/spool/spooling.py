@@ -14,7 +14,7 @@ from app.llm.persistence.executor import Executor
 from app.llm.persistence.ledger import UNPLACED
 from app.llm.persistence.models import SUCCEEDED
 from app.llm.persistence.settlement import Settlement
-from app.llm.persistence.spool import Refused, Spool
+from app.llm.persistence.spool.pending import Refused, Spool
 from app.llm.ports import Conflict, Finished, KeyState, Replay, StoredAnswer
 from app.llm.telemetry import Telemetry
 from app.llm.types import ServedFrom

@@ -23,7 +23,7 @@ FAULTS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientE
 IDLE_S = 1.0
 """Seconds without use after which a connection is asked whether it still stands."""
 _PING_S = 2.0
-_LOCKED_BY = ("p_workspace_id", "p_idem_slot", "p_flight_slot", "p_sha256", "p_id")
+_LOCKED_BY = ("workspace_id", "idem_slot", "flight_slot", "sha256", "id")
 """Values that name what a statement locks. Everybody locks in their order, or two batches could wait for each other."""
 
 

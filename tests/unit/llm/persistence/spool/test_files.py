@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from app.llm.persistence.settlement import of_success
-from app.llm.persistence.spool import Spool
-from app.llm.persistence.spool_files import SpoolFiles, database_id, default_directory
+from app.llm.persistence.spool.files import SpoolFiles, database_id, default_directory
+from app.llm.persistence.spool.pending import Spool
 from tests.support.ledger import new_run, request, success
 
 URL = "postgresql+asyncpg://h/d"

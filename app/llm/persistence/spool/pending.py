@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.llm.persistence.settlement import Settlement
-from app.llm.persistence.spool_files import (
+from app.llm.persistence.spool.files import (
     REFUSED,
     SPOOL,
     UNPLACED,
@@ -18,7 +18,7 @@ from app.llm.persistence.spool_files import (
     left_behind,
     write_whole,
 )
-from app.llm.persistence.spool_line import from_line, to_line
+from app.llm.persistence.spool.line import from_line, to_line
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,11 +17,11 @@ import sqlalchemy as sa
 from app.db.engine import build_engine
 from app.db.unit_of_work import unit_of_work
 from app.llm.errors import LLMFenced, LLMLedgerBusy, LLMLedgerSchema, LLMLedgerUnavailable
-from app.llm.persistence import sqlite as sqlite_module
-from app.llm.persistence import sqlite_writer
 from app.llm.persistence.executor import Step, Steps
-from app.llm.persistence.sqlite import SqliteExecutor
-from app.llm.persistence.statements import bound, payloads
+from app.llm.persistence.executors import sqlite as sqlite_module
+from app.llm.persistence.executors import sqlite_writer
+from app.llm.persistence.executors.sqlite import SqliteExecutor
+from app.llm.persistence.statements import payloads
 from tests.support.ledger import ROOT
 from tests.support.loops import HomeLoop
 
@@ -51,7 +51,7 @@ async def executor(sqlite_url: str) -> AsyncIterator[SqliteExecutor]:
 
 def put(*names: str, raises: Exception | None = None, say: str = "done") -> Steps[str]:
     for name in names:
-        yield Step(PUT, bound(name=name))
+        yield Step(PUT, {"name": name})
     if raises is not None:
         raise raises
     return say
@@ -153,7 +153,7 @@ async def test_what_was_told_as_failed_before_it_began_is_not_done(executor: Sql
         yield NAMES
 
     def put(name: str) -> Steps[None]:
-        yield Step(PUT, bound(name=name))
+        yield Step(PUT, {"name": name})
 
     first: Any = executor.transaction(slow)
     assert await asyncio.to_thread(begun.wait, 20)
@@ -172,7 +172,7 @@ async def test_a_caller_that_leaves_does_not_stop_what_it_began(executor: Sqlite
     home, left = HomeLoop(), asyncio.Event()
 
     def steps() -> Steps[str]:
-        yield Step(PUT, bound(name="a"))
+        yield Step(PUT, {"name": "a"})
         home.call(lambda: (call.cancel(), left.set()))
         return "done"
 
@@ -254,7 +254,7 @@ def test_a_loop_that_is_closed_meanwhile_leaves_a_whole_transaction_and_no_noise
     executor: list[SqliteExecutor] = []
 
     def steps() -> Steps[None]:
-        yield Step(PUT, bound(name="a"))
+        yield Step(PUT, {"name": "a"})
         may_go_on.wait(10)
 
     async def leave() -> None:
@@ -301,8 +301,8 @@ async def test_a_connection_that_cannot_roll_back_is_given_up(
 def test_a_program_that_forgets_to_close_ends_all_the_same(sqlite_url: str, file: Path):
     code = f"""
 import asyncio
-from app.llm.persistence.sqlite import SqliteExecutor
-from tests.unit.llm.persistence.test_sqlite import put
+from app.llm.persistence.executors.sqlite import SqliteExecutor
+from tests.unit.llm.persistence.executors.test_sqlite import put
 async def main():
     executor = SqliteExecutor({sqlite_url!r}, timeout_s=5)
     print(await executor.transaction(lambda: put("a")))
@@ -365,7 +365,7 @@ async def test_look_ups_leave_the_loop_while_the_disk_is_slow_and_come_back(
 
 async def test_a_look_up_writes_nothing(executor: SqliteExecutor):
     with pytest.raises(LLMLedgerUnavailable, match="may write neither"):
-        await executor.read(Step(PUT, bound(name="a"), brief=True))
+        await executor.read(Step(PUT, {"name": "a"}, brief=True))
 
 
 @pytest.mark.parametrize("brief", [True, False])
