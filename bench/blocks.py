@@ -192,6 +192,25 @@ def prune_table(document: Document) -> str:
     return markdown(head, rows) if rows else NOTHING
 
 
+def stage_table(document: Document) -> str:
+    """Return what a thousand stages in flight take."""
+    head = ("stages in flight", "database", "RSS MB before", "RSS MB at its most", "KB a stage", "seconds")
+    rows = []
+    for probe, title in (("stages", "SQLite"), ("stages_postgres", "PostgreSQL")):
+        rows += _rows_of(
+            document,
+            probe,
+            lambda found, title=title: [
+                [
+                    f"{found['stages']:,}",
+                    title,
+                    *(number(found[name]) for name in ("warm_mb", "most_mb", "kb_per_stage", "took_s")),
+                ]
+            ],
+        )
+    return markdown(head, rows) if rows else NOTHING
+
+
 def soak_table(document: Document) -> str:
     """Return how a hundred thousand calls went."""
     head = ("calls", "calls/s", "errors", "rows", "RSS MB, once the memory of answers is full", "swing")
@@ -238,6 +257,7 @@ BLOCKS: Mapping[str, Callable[[Document], str]] = {
     "bench-imports": import_table,
     "bench-fresh": fresh_table,
     "bench-prune": prune_table,
+    "bench-stages": stage_table,
     "bench-soak": soak_table,
     "bench-sizing": sizing_table,
 }

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import resource
 import sqlite3
 import time
 from datetime import UTC, datetime
@@ -57,6 +58,12 @@ def two_cores() -> tuple[int | None, int | None]:
     """Return a core for the client and one for everybody it talks to; None and None where there is only one."""
     cores = sorted(os.sched_getaffinity(0))
     return (cores[0], cores[1]) if len(cores) > 1 else (None, None)
+
+
+def allow_many_files() -> None:
+    """Let this process have as many connections as the system allows; the usual limit is 1,024 with everything."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _cpu_model() -> str:

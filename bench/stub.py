@@ -8,9 +8,14 @@ import json
 import sys
 from collections.abc import Iterator
 from itertools import count
+from typing import ClassVar
+
+from bench.machine import allow_many_files
 
 BUSY = "busy"
 """A model of this name is refused with 429, which makes a caller fall over without calling the provider dead."""
+CROWD, CROWD_SIZE = "crowd", 1_000
+"""A model that answers nobody before so many ask at once."""
 CITY = {"name": "Paris", "country": "France"}
 """What is answered to a request for structured output."""
 
@@ -30,6 +35,7 @@ class Provider(asyncio.Protocol):
     """One connection; requests come one after another, as HTTP clients without pipelining send them."""
 
     _numbers = count(1)
+    _crowd: ClassVar[list[tuple[asyncio.Transport, bytes]]] = []
 
     def __init__(self) -> None:
         self._waiting = bytearray()
@@ -51,8 +57,13 @@ class Provider(asyncio.Protocol):
             del self._waiting[:whole]
             if _STREAM in body:
                 self._begin(_streamed(next(self._numbers)))
+                continue
+            reply = _reply(head, body, next(self._numbers))
+            if _is_for(CROWD, body):
+                self._crowd.append((self._transport, reply))
+                self._answer_a_crowd()
             else:
-                self._transport.write(_reply(head, body, next(self._numbers)))
+                self._transport.write(reply)
 
     def _begin(self, chunks: Iterator[bytes]) -> None:
         """Write the head with the first chunk, then let others have theirs; then the rest, chunk by chunk."""
@@ -62,6 +73,17 @@ class Provider(asyncio.Protocol):
     def _go_on(self, chunks: Iterator[bytes]) -> None:
         for chunk in chunks:
             self._transport.write(chunk)
+
+    def _answer_a_crowd(self) -> None:
+        if len(self._crowd) == CROWD_SIZE:
+            for transport, reply in self._crowd:
+                transport.write(reply)
+            self._crowd.clear()
+
+
+def _is_for(model: str, body: bytes) -> bool:
+    named = f'"{model}"'.encode()
+    return named in body[:200] or named in body[-200:]
 
 
 def _content_length(head: bytes) -> int:
@@ -75,7 +97,7 @@ def _content_length(head: bytes) -> int:
 def _reply(head: bytes, body: bytes, number: int) -> bytes:
     path = head.split(b" ", 2)[1]
     if path.endswith(b"/api/chat"):
-        if f'"{BUSY}"'.encode() in body[:200] or f'"{BUSY}"'.encode() in body[-200:]:
+        if _is_for(BUSY, body):
             return _http("429 Too Many Requests", {"error": "busy"})
         said = json.dumps(CITY) if b'"format":' in body else f"{number}: {_TEXT}"
         return _http("200 OK", _ollama(said))
@@ -144,4 +166,5 @@ async def _serve_until_stdin_ends() -> None:
 
 
 if __name__ == "__main__":
+    allow_many_files()
     asyncio.run(_serve_until_stdin_ends())

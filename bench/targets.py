@@ -121,6 +121,8 @@ TARGETS: tuple[Target, ...] = (
         "stream, unpersisted: CPU per chunk x raw aiohttp and orjson",
         probed("streams", "unpersisted_chunk_us") / probed("streams", "raw_chunk_us"), 3.0,
     ),
+    Target("1,000 stages in flight, SQLite: RSS at its most", probed("stages", "most_mb"), 300.0, unit="MB"),
+    Target("1,000 stages in flight, PostgreSQL: RSS at its most", probed("stages_postgres", "most_mb"), 300.0, unit="MB"),
     Target("longest loop stall at 64, SQLite", stall("sqlite", 64), 50.0, unit="ms"),
     Target("longest loop stall at 64, PostgreSQL", stall("postgres", 64), 50.0, unit="ms"),
     Target("p99 over p50 at 64, SQLite", spread("sqlite", 64), 5.0),

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from bench.probes import compute, fresh, growth, pruning, soak, steps, streams
+from bench.probes import compute, fresh, growth, pruning, soak, stages, steps, streams
 from bench.world import World
 
 Figures = dict[str, Any]
@@ -26,6 +26,8 @@ PROBES: Mapping[str, Probe] = {
     "imports": Probe("imports in fresh interpreters", fresh.imports),
     "fresh_process": Probe("replay and hit in a fresh process", fresh.answers),
     "streams": Probe("streams beside raw aiohttp", streams.streams),
+    "stages": Probe("1,000 stages in flight", stages.on_sqlite),
+    "stages_postgres": Probe("the same on PostgreSQL", stages.on_postgres),
     "prune": Probe("prune beside a writer", partial(pruning.on_sqlite, rows=20_000)),
     "prune_postgres": Probe("the same on PostgreSQL", partial(pruning.on_postgres, rows=20_000)),
     "prune_million": Probe("prune a million rows", partial(pruning.on_sqlite, rows=1_000_000), 3600.0),

@@ -41,7 +41,7 @@ class LeasesEnd(SystemClock):
 def test_a_killed_batch_goes_on_without_a_second_send_of_what_had_its_answer(
     db_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    """I1, I3: two lines have their answer, one of them only half a line of output; two die with the process."""
+    """I1, I10: two lines have their answer, one of them only half a line of output; two die with the process."""
     Path("in.jsonl").write_text(
         "".join(f'{{"prompt": "line {n}", "id": {n}}}\n' for n in range(1, LINES + 1))
     )

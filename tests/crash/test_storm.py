@@ -85,7 +85,9 @@ async def test_a_storm_of_cancellations_leaves_nothing_behind(db_url: str, outsi
         client = Observed(stubs, storm.event)
         async with rig(db_url, client, cache_enabled=True) as rigged:
             await client.warm_up()
-            rigged.llm._story.breaker._open_s = 0.05  # else a few faults in a row leave one provider for the rest
+            rigged.llm._story.breaker._open_s = (
+                0.05  # else a few faults in a row leave one provider for the rest
+            )
             rigged.ledger.before = rigged.ledger.between = rigged.ledger.after = storm.event
             await asyncio.gather(*(storm.caller(call) for _ in range(3 * SLOTS)))
             await rigged.llm.drain()

@@ -41,6 +41,8 @@ def recorded_run() -> dict[str, Any]:
     rounds["growth"] = rounds["growth_postgres"] = [AnyFigure(rows=[1_000, 1_000_000], bytes_per_run=2_000.0)]
     rounds["imports"] = [AnyFigure(llm_loads=[], bootstrap_loads=["aiohttp"], reference_loads=[])]
     rounds["fresh_process"] = [AnyFigure(replay_loads=["sqlalchemy"], hit_loads=[])]
+    for name in ("stages", "stages_postgres"):
+        rounds[name] = [AnyFigure(stages=1_000)]
     rounds["soak"] = [
         AnyFigure(
             calls=100_000, rows=100_000, errors=0, rss_mb=[[100, 50.0], [100_000, 60.0]], rss_swing=0.01
@@ -145,6 +147,7 @@ def test_a_recorded_run_is_rendered_into_every_block():
     assert "| `import app.bootstrap` | 7,000 | 7.00 | 7.00 | aiohttp |" in blocks["bench-imports"]
     assert "| one replay from SQLite | 7,000 | 7.00 | sqlalchemy |" in blocks["bench-fresh"]
     assert blocks["bench-prune"].count("| 20,000 | 7.00 | 7.00 | 41.0 |") == 3
+    assert "| 1,000 | PostgreSQL | 7.00 | 7.00 | 7.00 | 7.00 |" in blocks["bench-stages"]
     assert "| 100,000 | 7 | 0 | 100,000 | 60.0 to 60.0 | +-1.0% |" in blocks["bench-soak"]
     # 10,000 calls/s x 0.2 ms = 2 busy cores, at 0.6 of each: 4; the server's half: 2
     assert "| 10,000 | 4 | 2 | 20,000 | 864 million | 1,728 GB |" in blocks["bench-sizing"]

@@ -15,6 +15,7 @@ from app.llm.wire.acompletion import AcompletionLane
 from app.llm.wire.dialect import DialectLane, UnfitLibrary
 from app.llm.wire.http import OneRequestHTTP
 from app.llm.wire.lane import Lane
+from app.llm.wire.loading import load_tokenizer
 
 _WITH_DIALECT = (LLMProvider.OLLAMA, LLMProvider.GEMINI)
 
@@ -28,7 +29,7 @@ class Lanes:
 
     @classmethod
     def opened(cls, settings: LLMSettings, library: Any, unfit: Callable[[str], None]) -> Self:
-        """Return the lanes of these settings; no connection is made yet.
+        """Return the lanes of these settings, with what else they load; no connection is made yet.
 
         Args:
             settings: Where the providers are, and which lane is wanted.
@@ -42,6 +43,8 @@ class Lanes:
                 of |= dict.fromkeys(_WITH_DIALECT, DialectLane(library, lines))
             except UnfitLibrary as error:
                 unfit(str(error))
+        if any(isinstance(lane, AcompletionLane) for lane in of.values()):
+            load_tokenizer()
         return cls(of, lines)
 
     async def close(self) -> None:

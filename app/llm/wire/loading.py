@@ -22,14 +22,9 @@ def load_litellm() -> Any:
     Takes about 3 s: call it in a thread.
     """
     with _lock:
-        tokenizers = os.environ.get("TIKTOKEN_CACHE_DIR")
         os.environ.update(_SWITCHES)
         import litellm  # noqa: PLC0415  # lazy: it costs 3 s and 160 MiB
-        from litellm.litellm_core_utils import default_encoding  # noqa: F401, PLC0415  # sets TIKTOKEN_CACHE_DIR
 
-        os.environ.pop("TIKTOKEN_CACHE_DIR", None)
-        if tokenizers is not None:
-            os.environ["TIKTOKEN_CACHE_DIR"] = tokenizers
         with (
             warnings.catch_warnings()
         ):  # of its types; LiteLLM filters them itself, while its own filters last
@@ -42,6 +37,17 @@ def load_litellm() -> Any:
         for name in _LOGGERS:
             logging.getLogger(name).disabled = True  # they quote prompts, answers and headers
         return litellm
+
+
+def load_tokenizer() -> None:
+    """Import what LiteLLM counts tokens with, 40 MiB that `acompletion` alone needs, and take back the variable it sets."""
+    with _lock:
+        directory = os.environ.get("TIKTOKEN_CACHE_DIR")
+        from litellm.litellm_core_utils import default_encoding  # noqa: F401, PLC0415  # lazy, as above
+
+        os.environ.pop("TIKTOKEN_CACHE_DIR", None)
+        if directory is not None:
+            os.environ["TIKTOKEN_CACHE_DIR"] = directory
 
 
 def make_known(library: Any, name: str, candidate: Candidate) -> None:
