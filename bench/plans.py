@@ -9,17 +9,8 @@ from bench.runner import Plan
 from bench.targets import TARGETS, Target
 
 _BENCH_PROBES = (
-    *(
-        "route",
-        "fingerprint",
-        "imports",
-        "fresh_process",
-        "stages",
-        "stages_postgres",
-        "prune",
-        "prune_postgres",
-    ),
-    "steps",
+    *("route", "fingerprint", "imports", "fresh_process", "stages", "stages_postgres"),
+    *("prune", "prune_postgres", "steps"),
 )
 _FULL_PROBES = (*_BENCH_PROBES, "growth", "growth_postgres", "prune_million", "soak")
 

@@ -186,9 +186,8 @@ def run(plan: Plan, say: Say) -> dict[str, Any]:
                 key = key_of(case, in_flight)
                 cell = children.cell(case, in_flight, plan.seconds)
                 rounds.setdefault(key, []).append(_told(key, cell, say))
-        for (
-            name
-        ) in plan.probes:  # last: some take a quarter of an hour, and the cells are what has to be quiet
+        # last: some take a quarter of an hour, and the cells are what has to be quiet
+        for name in plan.probes:
             say(f"{PROBES[name].title}")
             rounds[name] = [_told(name, children.probe(name), say)]
     document["took_s"] = round(time.monotonic() - began_s, 1)
