@@ -55,6 +55,7 @@ STAGE_BREAKS = (
         'if on_error == "raise":',
         'if on_error == "raised":',
         (MAPPED + "the_first_failure_ends_what_is_under_way_and_takes_nothing_more",),
+        hangs_s=20,
     ),
     Break(
         "one-request-too-many-is-taken",
@@ -82,6 +83,7 @@ STAGE_BREAKS = (
         "async with self._one_at_a_time, self._session.begin_nested():",
         "async with self._session.begin_nested():",
         (MAPPED + "a_map_in_a_unit_of_work_sends_at_once_and_writes_one_at_a_time",),
+        hangs_s=20,
     ),
     Break(
         "line-gets-a-new-key-each-time",
