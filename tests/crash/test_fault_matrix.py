@@ -57,8 +57,8 @@ SLACK_S = 5.0
 """Seconds that a loaded machine may add to a deadline; without one, what hangs here hangs for longer."""
 FIRST_OF_PROFILE = {OLLAMA: LLMProfile.BALANCED, GEMINI: LLMProfile.ADVANCED}
 NAMES = {OLLAMA: "ollama:first", GEMINI: "gemini:second"}
-NOT_A_PROVIDERS_DOING = {"LLMQueueFull"}
-"""Our own queue: nothing was sent, and no socket can cause it."""
+NOT_A_PROVIDERS_DOING = {"LLMQueueFull", "LLMInvalidOutput"}
+"""Our own queue, where nothing was sent and no socket can cause it; and good answers that a caller's check refuses."""
 ATTEMPT_COLUMNS = ("provider", "status", "error_code", "http_status", "possibly_paid", "retry_after_s")
 ON_POSTGRESQL = {
     "connection refused", "reset before the headers", "429, wait in seconds", "400 bad request", "500",
