@@ -1,6 +1,7 @@
 """What a workflow asks of the service beside single calls: whose its stages are, and many requests at once, in order."""
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Sized
 from contextlib import aclosing
 from typing import Literal, overload
@@ -19,14 +20,14 @@ Progress = Callable[[int, int, int | None], None]
 """Told of every call that ends: calls that ended, those of them that failed, and all; None if nobody knows how many."""
 
 
-class Stages:
+class Stages(ABC):
     """Scopes and many calls, for who answers one."""
 
     scope = staticmethod(scope)
 
+    @abstractmethod
     async def chat(self, request: LLMRequest) -> LLMResponse:
         """Return the answer to one request."""
-        raise NotImplementedError
 
     @overload
     async def map(

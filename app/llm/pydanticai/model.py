@@ -100,7 +100,8 @@ class PydanticAiLiteLLMModel(Model[Any]):
             settings: Defaults below the agent's own; `LLMModelSettings` lists ours.
             fallback_on_invalid_output: Whether output and tool arguments are held to the schemas that the agent
                 declares, so that what does not fit them is an attempt that failed and the next candidate is asked.
-                Else PydanticAI asks the same candidate again.
+                Else PydanticAI asks the same candidate again, as it does with streams in any case: what was told
+                of an answer cannot be taken back.
 
         Raises:
             ValueError: There is no such profile or cache mode.
