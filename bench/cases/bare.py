@@ -33,9 +33,9 @@ async def raw(world: World, size: int = KILOBYTE) -> AsyncIterator[Call]:
 
 
 @asynccontextmanager
-async def floor(world: World) -> AsyncIterator[Call]:
+async def floor(world: World, name: str = "floor") -> AsyncIterator[Call]:
     """Yield the same POST with a durable row before it and a durable answer after it."""
-    ledger = RawLedger(Path(world.directory) / "floor.db")
+    ledger = RawLedger(Path(world.directory) / f"{name}.db")
     async with _session() as session:
 
         async def call(number: int) -> None:

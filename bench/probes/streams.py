@@ -35,7 +35,7 @@ async def streams(world: World) -> dict[str, Any]:
         kept = await stack.enter_async_context(service(world, database_url=world.file("streams")))
         whole = {
             "raw": await stack.enter_async_context(bare.raw(world)),
-            "floor": await stack.enter_async_context(bare.floor(world)),
+            "floor": await stack.enter_async_context(bare.floor(world, "streams-floor")),
         }
         kinds: dict[str, Streamed] = {
             "raw": lambda number: _raw(session, world, number),
