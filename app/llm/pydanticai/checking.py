@@ -40,7 +40,7 @@ class DeclaredCheck:
 
     def _of_text(self, text: str) -> Iterator[str]:
         wanted = self.params.output_object
-        if wanted is not None and self.params.output_mode in {"auto", "native"}:
+        if wanted is not None and self.params.output_mode in {"auto", "native", "prompted"}:
             try:
                 value = strict_json(without_fence(text))
             except NotJson as fault:

@@ -5,19 +5,22 @@ from itertools import groupby, takewhile
 from typing import Any
 
 from pydantic_ai import messages as pai
-from pydantic_ai.exceptions import UserError
 
 from app.llm.messages import Message, TextPart, ThinkingPart, ToolCallPart, ToolResultPart
+from app.llm.pydanticai.internals import sendable_request_parts
+from app.llm.pydanticai.parts import BETWEEN_TEXTS, Inline, refused, shown_parts
 from app.llm.types import LLMProvider
 
 SIGNATURE = "signature"
 """Where a tool call's opaque provider state stands in PydanticAI's `provider_details`."""
 
-_BETWEEN_TEXTS = "\n\n"
-
 
 def neutral_messages(
-    history: Sequence[pai.ModelMessage], *, instructions: Iterable[str], provider: LLMProvider
+    history: Sequence[pai.ModelMessage],
+    *,
+    instructions: Iterable[str],
+    provider: LLMProvider,
+    inline: Inline,
 ) -> tuple[Message, ...]:
     """Return the history as `provider` may see it: one system message first, then the turns, oldest first.
 
@@ -25,66 +28,68 @@ def neutral_messages(
         history: Prepared messages (`Model.prepare_messages`): system prompts lead, retries are plain parts.
         instructions: Follow the system prompts in the system message.
         provider: Whose opaque state goes along; that of others is left out.
+        inline: Frames the text of a file.
 
     Raises:
-        UserError: A part is neither text, thinking, a tool call nor a tool result in text or JSON; it is named.
+        UserError: A part has no place in our messages; it is named.
     """
-    turns = [turn for message in history for turn in _turns(message, provider)]
+    turns = [turn for message in history for turn in _turns(message, provider, inline)]
     leading = list(takewhile(lambda turn: turn.role == "system", turns))
-    standing = _BETWEEN_TEXTS.join([*(turn.text for turn in leading), *instructions])
+    standing = BETWEEN_TEXTS.join([*(turn.text for turn in leading), *instructions])
     system = [Message.system(standing)] if standing else []
     return (*system, *turns[len(leading) :])
 
 
-def _turns(message: pai.ModelMessage, provider: LLMProvider) -> Iterator[Message]:
+def _turns(message: pai.ModelMessage, provider: LLMProvider, inline: Inline) -> Iterator[Message]:
     if isinstance(message, pai.ModelResponse):
-        yield from _assistant(message, provider)
+        yield from _assistant(message, provider, inline)
         return
-    for _, parts in groupby(message.parts, key=lambda part: isinstance(part, pai.ToolReturnPart)):
-        yield from _requested(list(parts))
+    sendable = sendable_request_parts(message.parts)  # a summary of earlier turns becomes user text
+    for _, parts in groupby(sendable, key=lambda part: isinstance(part, pai.ToolReturnPart)):
+        yield from _requested(list(parts), inline)
 
 
-def _requested(parts: list[pai.ModelRequestPart]) -> Iterator[Message]:
+def _requested(parts: list[pai.ModelRequestPart], inline: Inline) -> Iterator[Message]:
     """Yield the turns of parts that are all tool results, or none of them."""
-    if results := [_result(part) for part in parts if isinstance(part, pai.ToolReturnPart)]:
-        yield Message.tool(*results)
+    if returned := [part for part in parts if isinstance(part, pai.ToolReturnPart)]:
+        yield from _returned(returned, inline)
         return
     for part in parts:
         if isinstance(part, pai.SystemPromptPart):
             yield Message.system(part.content)
         elif isinstance(part, pai.UserPromptPart):
-            yield Message.user(_user_text(part))
+            yield Message.user(*shown_parts(part.content, inline))
         else:
-            raise _refused(part)
+            raise refused(part)
 
 
-def _user_text(prompt: pai.UserPromptPart) -> str:
-    items = [prompt.content] if isinstance(prompt.content, str) else prompt.content
-    return _BETWEEN_TEXTS.join(
-        _item_text(item)
-        for item in items
-        if not isinstance(item, pai.CachePoint)  # a price mark, no content
-    )
+def _returned(parts: list[pai.ToolReturnPart[Any]], inline: Inline) -> Iterator[Message]:
+    """Yield the results, which are texts, then a turn of the files in them, each framed with the call it belongs to."""
+    results, files = [], list[pai.UserContent]()
+    for part in parts:
+        text, shown = part.model_response_str_and_user_content()
+        results.append(ToolResultPart(id=part.tool_call_id, name=part.tool_name, content=text))
+        files += shown
+    yield Message.tool(*results)
+    if files:
+        yield Message.user(*shown_parts(files, inline))
 
 
-def _item_text(item: Any) -> str:
-    if isinstance(item, str):
-        return item
-    if isinstance(item, pai.TextContent):
-        return item.content
-    raise _refused(item)
+def _assistant(response: pai.ModelResponse, provider: LLMProvider, inline: Inline) -> Iterator[Message]:
+    for compacted, parts in groupby(response.parts, key=lambda part: isinstance(part, pai.CompactionPart)):
+        if compacted:
+            yield from _requested([_summary(part) for part in parts], inline)
+        elif said := [neutral for part in parts if (neutral := _said(part, provider))]:
+            yield Message.assistant(*said)  # an empty reply that was retried says nothing
 
 
-def _result(part: pai.ToolReturnPart[Any]) -> ToolResultPart:
-    if part.files:
-        raise _refused(part.files[0])
-    return ToolResultPart(id=part.tool_call_id, name=part.tool_name, content=part.model_response_str())
-
-
-def _assistant(response: pai.ModelResponse, provider: LLMProvider) -> Iterator[Message]:
-    parts = [neutral for part in response.parts if (neutral := _said(part, provider))]
-    if parts:  # an answer without any part (an empty reply that was retried) says nothing
-        yield Message.assistant(*parts)
+def _summary(part: Any) -> pai.ModelRequestPart:
+    """Return what another provider made of earlier turns, framed as PydanticAI frames summaries of its own."""
+    if not part.content:
+        raise refused(
+            part, "its summary is encrypted; give the history without it, or the agent its provider"
+        )
+    return next(sendable_request_parts([pai.CompactionPart(part.content)]))
 
 
 def _said(
@@ -103,11 +108,4 @@ def _said(
             arguments=part.args_as_dict(),
             signature=(part.provider_details or {}).get(SIGNATURE) if own else None,
         )
-    raise _refused(part)
-
-
-def _refused(part: object) -> UserError:
-    return UserError(
-        f"{type(part).__name__} cannot be sent through this model: it carries text, thinking, tool calls and "
-        "tool results in text or JSON. Convert it, or give the agent another model"
-    )
+    raise refused(part)
