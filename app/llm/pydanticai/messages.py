@@ -1,6 +1,7 @@
 """PydanticAI's history as our messages, because a part that is not understood must be refused, never dropped."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import groupby, takewhile
 from typing import Any
 
@@ -33,54 +34,69 @@ def neutral_messages(
     Raises:
         UserError: A part has no place in our messages; it is named.
     """
-    turns = [turn for message in history for turn in _turns(message, provider, inline)]
+    walk = _Walk(provider=provider, inline=inline)
+    turns = [turn for message in history for turn in walk.turns(message)]
     leading = list(takewhile(lambda turn: turn.role == "system", turns))
     standing = BETWEEN_TEXTS.join([*(turn.text for turn in leading), *instructions])
     system = [Message.system(standing)] if standing else []
     return (*system, *turns[len(leading) :])
 
 
-def _turns(message: pai.ModelMessage, provider: LLMProvider, inline: Inline) -> Iterator[Message]:
-    if isinstance(message, pai.ModelResponse):
-        yield from _assistant(message, provider, inline)
-        return
-    sendable = sendable_request_parts(message.parts)  # a summary of earlier turns becomes user text
-    for _, parts in groupby(sendable, key=lambda part: isinstance(part, pai.ToolReturnPart)):
-        yield from _requested(list(parts), inline)
+@dataclass(slots=True, kw_only=True)
+class _Walk:
+    """One pass through a history, oldest message first."""
 
+    provider: LLMProvider
+    inline: Inline
+    ids: dict[str, str] = field(default_factory=dict)
+    """What a call that was met is named where a text tells of it: by its number, as on the wire."""
+    calls: int = 0
 
-def _requested(parts: list[pai.ModelRequestPart], inline: Inline) -> Iterator[Message]:
-    """Yield the turns of parts that are all tool results, or none of them."""
-    if returned := [part for part in parts if isinstance(part, pai.ToolReturnPart)]:
-        yield from _returned(returned, inline)
-        return
-    for part in parts:
-        if isinstance(part, pai.SystemPromptPart):
-            yield Message.system(part.content)
-        elif isinstance(part, pai.UserPromptPart):
-            yield Message.user(*shown_parts(part.content, inline))
-        else:
-            raise refused(part)
+    def turns(self, message: pai.ModelMessage) -> Iterator[Message]:
+        if isinstance(message, pai.ModelResponse):
+            yield from self._answered(message)
+            return
+        sendable = sendable_request_parts(message.parts)  # a summary of earlier turns becomes user text
+        for _, parts in groupby(sendable, key=lambda part: isinstance(part, pai.ToolReturnPart)):
+            yield from self._asked(list(parts))
 
+    def _asked(self, parts: list[pai.ModelRequestPart]) -> Iterator[Message]:
+        """Yield the turns of parts that are all tool results, or none of them."""
+        if returned := [part for part in parts if isinstance(part, pai.ToolReturnPart)]:
+            yield from self._returned(returned)
+            return
+        for part in parts:
+            if isinstance(part, pai.SystemPromptPart):
+                yield Message.system(part.content)
+            elif isinstance(part, pai.UserPromptPart):
+                yield Message.user(*shown_parts(part.content, self.inline))
+            else:
+                raise refused(part)
 
-def _returned(parts: list[pai.ToolReturnPart[Any]], inline: Inline) -> Iterator[Message]:
-    """Yield the results, which are texts, then a turn of the files in them, each framed with the call it belongs to."""
-    results, files = [], list[pai.UserContent]()
-    for part in parts:
-        text, shown = part.model_response_str_and_user_content()
-        results.append(ToolResultPart(id=part.tool_call_id, name=part.tool_name, content=text))
-        files += shown
-    yield Message.tool(*results)
-    if files:
-        yield Message.user(*shown_parts(files, inline))
+    def _returned(self, parts: list[pai.ToolReturnPart[Any]]) -> Iterator[Message]:
+        """Yield the results, which are texts, then a turn of the files in them, each framed with its call."""
+        results, files = [], list[pai.UserContent]()
+        for part in parts:
+            known = replace(part, tool_call_id=self.ids.get(part.tool_call_id, part.tool_call_id))
+            text, shown = known.model_response_str_and_user_content()
+            results.append(ToolResultPart(id=part.tool_call_id, name=part.tool_name, content=text))
+            files += shown
+        yield Message.tool(*results)
+        if files:
+            yield Message.user(*shown_parts(files, self.inline))
 
-
-def _assistant(response: pai.ModelResponse, provider: LLMProvider, inline: Inline) -> Iterator[Message]:
-    for compacted, parts in groupby(response.parts, key=lambda part: isinstance(part, pai.CompactionPart)):
-        if compacted:
-            yield from _requested([_summary(part) for part in parts], inline)
-        elif said := [neutral for part in parts if (neutral := _said(part, provider))]:
-            yield Message.assistant(*said)  # an empty reply that was retried says nothing
+    def _answered(self, response: pai.ModelResponse) -> Iterator[Message]:
+        for part in response.parts:
+            if isinstance(part, pai.ToolCallPart):
+                self.ids[part.tool_call_id] = f"call_{self.calls}"
+                self.calls += 1
+        for compacted, parts in groupby(
+            response.parts, key=lambda part: isinstance(part, pai.CompactionPart)
+        ):
+            if compacted:
+                yield from self._asked([_summary(part) for part in parts])
+            elif said := [neutral for part in parts if (neutral := _said(part, self.provider))]:
+                yield Message.assistant(*said)  # an empty reply that was retried says nothing
 
 
 def _summary(part: Any) -> pai.ModelRequestPart:
