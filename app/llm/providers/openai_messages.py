@@ -99,7 +99,7 @@ def _shown(part: TextPart | ImagePart | FilePart) -> Wire:
     url = f"data:{part.media_type};base64,{base64.b64encode(part.data).decode()}"
     if isinstance(part, ImagePart):
         return {"type": "image_url", "image_url": {"url": url}}
-    return {"type": "file", "file": {"file_data": url, "format": part.media_type}}
+    return {"type": "file", "file": {"file_data": url}}
 
 
 def _assistant(message: Message, ids: dict[str, str], *, signatures: bool) -> Wire:

@@ -188,15 +188,13 @@ class Lane(Model[Any]):
     ) -> ResponseFormat | None:
         if prepared.output_mode == "native" and prepared.output_object is not None:
             return _format_of(prepared.output_object, asked.output_object)
-        return (
-            ResponseFormat(type="json_object")
-            if prepared.output_mode == "prompted" and self._can_json
-            else None
-        )
+        if prepared.output_mode == "prompted" and self._can_json:
+            return ResponseFormat(type="json_object")
+        return None
 
 
 def meet(lanes: Iterable[Lane]) -> ModelProfile:
-    """Return what holds whichever lane is taken: booleans of all, the smallest window, else what is equal."""
+    """Return what holds whichever lane is taken: booleans of all, the smallest window, sets cut, else what is equal."""
     profiles: list[Mapping[str, Any]] = [lane.profile for lane in lanes]
     met = {name: _met(name, [profile.get(name) for profile in profiles]) for name in set().union(*profiles)}
     shared = {name: value for name, value in met.items() if value is not None}

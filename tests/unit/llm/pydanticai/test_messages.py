@@ -134,6 +134,9 @@ def test_every_part_of_pydantic_ai_is_understood_or_refused() -> None:
     class LaterPart:
         part_kind = "later"
 
-    for message in (ModelRequest([LaterPart()]), ModelResponse([LaterPart()])):  # type: ignore[list-item]
+    prompt = pai.UserPromptPart("x")
+    prompt.content = [LaterPart()]  # type: ignore[list-item]
+    shown = ModelRequest([prompt])
+    for message in (ModelRequest([LaterPart()]), ModelResponse([LaterPart()]), shown):  # type: ignore[list-item]
         with pytest.raises(UserError, match="LaterPart"):
             neutral(message)
