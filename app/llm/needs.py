@@ -57,15 +57,12 @@ def needs_of(request: LLMRequest, *, whole_schemas: bool = False) -> Needs:
     """
     form, choice = request.response_format, request.tool_choice
     schema = form.json_schema if form else None
-    tokens, shown = 0, set[str]()
+    tokens, held = 0, set[str]()
     for message in request.messages:
         tokens += TOKENS_PER_MESSAGE
         for part in message.content:
             tokens += _tokens_of_part(part)
-            if part.type == "image":
-                shown.add("vision")
-            elif part.type == "file":
-                shown.add(part.kind)
+            held.add(part.type)
     for tool in request.tools:
         said = json_bytes([tool.name, tool.description, tool.parameters])
         tokens += _tokens(said)
@@ -76,14 +73,17 @@ def needs_of(request: LLMRequest, *, whole_schemas: bool = False) -> Needs:
         forced_tool_choice=choice == "required" or isinstance(choice, ToolChoiceTool),
         json_object=form is not None and form.type == "json_object",
         json_schema=form is not None and form.type == "json_schema",
-        vision="vision" in shown,
-        documents="documents" in shown,
-        audio="audio" in shown,
-        video="video" in shown,
+        vision="image" in held,
+        **_files_among(request) if "file" in held else {},
         losses=losses(request) if whole_schemas else (),
         input_tokens_estimate=tokens if schema is None else tokens + _tokens(json_bytes(schema)),
         output_tokens_reserved=request.max_output_tokens or DEFAULT_OUTPUT_TOKENS,
     )
+
+
+def _files_among(request: LLMRequest) -> Mapping[str, bool]:
+    parts = (part for message in request.messages for part in message.content)
+    return {part.kind: True for part in parts if part.type == "file"}
 
 
 def _tokens_of_part(part: Part) -> int:

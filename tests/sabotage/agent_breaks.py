@@ -69,8 +69,8 @@ AGENT_BREAKS = (
     _agents(
         "files-of-a-tool-are-dropped",
         MESSAGES,
-        "files += shown",
-        "files += shown[:0]",
+        "files += known.model_response_str_and_user_content()[1]",
+        "del known",
         _PARTS + "each_file_of_a_tool_reaches_the_model_or_is_refused_by_name",
         _TOOLS + "a_file_of_a_tool_is_shown_or_told_of",
     ),
@@ -87,6 +87,13 @@ AGENT_BREAKS = (
         "if not part.content:\n        raise",
         "if part is None:\n        raise",
         _PARTS + "an_encrypted_summary_of_another_provider_is_refused",
+    ),
+    _agents(
+        "speech-without-words-is-dropped",
+        LANES,
+        "refuse_speech_without_words(messages)\n        history",
+        "history",
+        _PARTS + "speech_of_which_only_the_sound_was_kept_is_refused",
     ),
     _agents(
         "summary-is-dropped",
@@ -193,8 +200,8 @@ AGENT_BREAKS = (
     _agents(
         "file-needs-nothing",
         "app/llm/needs.py",
-        "shown.add(part.kind)",
-        "continue",
+        'return {part.kind: True for part in parts if part.type == "file"}',
+        'return {part.kind: False for part in parts if part.type == "file"}',
         "tests/unit/llm/test_router.py::test_a_candidate_without_a_needed_skill_is_excluded",
         _TOOLS + "a_prompt_with_a_file_goes_to_who_reads_it_and_the_route_says_why",
     ),

@@ -26,7 +26,7 @@ from pydantic_ai.tools import ToolDefinition
 from app.llm.candidates import Candidate
 from app.llm.messages import ResponseFormat, ToolChoice, ToolChoiceTool, ToolSpec
 from app.llm.pydanticai.internals import resolve_tool_choice
-from app.llm.pydanticai.messages import neutral_messages
+from app.llm.pydanticai.messages import neutral_messages, refuse_speech_without_words
 from app.llm.types import LLMProvider, RequestVariant
 
 _EVERY_LANE = ModelProfile(
@@ -129,6 +129,7 @@ class Lane(Model[Any]):
         Raises:
             UserError: The agent asks for something that no lane can put (a part, an output mode, a native tool).
         """
+        refuse_speech_without_words(messages)
         history = self.prepare_messages(messages, params)
         prepared = self._prepared_once(settings, params)
         instructions = self._get_instruction_parts(history, prepared) or []

@@ -42,6 +42,18 @@ def neutral_messages(
     return (*system, *turns[len(leading) :])
 
 
+def refuse_speech_without_words(history: Sequence[pai.ModelMessage]) -> None:
+    """Refuse what PydanticAI's preparation would drop: speech whose sound was kept and whose transcript is missing.
+
+    Raises:
+        UserError: There is such a part.
+    """
+    for message in history:
+        for part in message.parts:
+            if isinstance(part, pai.SpeechPart) and part.audio is not None and not part.transcript:
+                raise refused(part, "it has no transcript; a user's sound may be given as BinaryContent")
+
+
 @dataclass(slots=True, kw_only=True)
 class _Walk:
     """One pass through a history, oldest message first."""
@@ -77,10 +89,11 @@ class _Walk:
         """Yield the results, which are texts, then a turn of the files in them, each framed with its call."""
         results, files = [], list[pai.UserContent]()
         for part in parts:
-            known = replace(part, tool_call_id=self.ids.get(part.tool_call_id, part.tool_call_id))
-            text, shown = known.model_response_str_and_user_content()
+            text, shown = part.model_response_str_and_user_content()
             results.append(ToolResultPart(id=part.tool_call_id, name=part.tool_name, content=text))
-            files += shown
+            if shown:
+                known = replace(part, tool_call_id=self.ids.get(part.tool_call_id, part.tool_call_id))
+                files += known.model_response_str_and_user_content()[1]
         yield Message.tool(*results)
         if files:
             yield Message.user(*shown_parts(files, self.inline))

@@ -291,6 +291,15 @@ async def test_a_file_of_a_tool_that_no_candidate_of_a_lane_reads_is_told_of_in_
     assert [part.type for part in shown.content if part.type != "text"] == ["image", "file", "file"]
 
 
+async def test_speech_of_which_only_the_sound_was_kept_is_refused() -> None:
+    """PydanticAI's own preparation drops it."""
+    asked = ModelRequest([pai.SpeechPart(speaker="user", audio=WAV)])
+    said = ModelResponse([pai.SpeechPart(speaker="assistant", audio=WAV)])
+    for history in ([asked, END], [START, said, END]):
+        with pytest.raises(UserError, match=r"SpeechPart.*no transcript"):
+            await sent(*history)
+
+
 async def test_an_encrypted_summary_of_another_provider_is_refused() -> None:
     opaque = pai.CompactionPart(provider_name="openai", provider_details={"encrypted_content": "x"})
     with pytest.raises(UserError, match=r"CompactionPart.*encrypted"):
