@@ -142,12 +142,9 @@ class Effects:
                     run, self._failure(LLMCancelled("the caller went away"), began_s)
                 )
                 raise
-            except undone as nothing:
-                gone = LLMCancelled(f"nothing was done: {type(nothing).__name__}")
-                await self._repo.mark_cancelled(run, self._failure(gone, began_s))
-                raise
             except Exception as failed:
-                error = LLMEffectFailed(f"{type(failed).__name__}: {failed}")
+                kind = LLMCancelled if isinstance(failed, undone) else LLMEffectFailed
+                error = kind(f"{type(failed).__name__}: {failed}")
                 finished = await self._repo.mark_failed(run, self._failure(error, began_s))
                 if finished.fenced and (winner := await self._winner(run, finished)) is not None:
                     return winner

@@ -106,7 +106,7 @@ class LLMService(Stages):
             arguments: What it is about, as JSON; a repetition must say the same.
             work: Does it, and returns JSON. Whatever comes out, live too, has been through JSON.
             context: Whom it belongs to, where no scope says so.
-            undone: Exceptions of `work` which mean that it did nothing: recorded as cancelled, not as failed.
+            undone: Exceptions of `work` which mean that it did nothing: their code on the row is `cancelled`.
             force_new_execution: Run it again, whatever the key holds.
 
         Raises:

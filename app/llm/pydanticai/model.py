@@ -27,7 +27,7 @@ from app.llm.pydanticai.failures import model_error
 from app.llm.pydanticai.internals import get_current_run_context
 from app.llm.pydanticai.lanes import Lane, meet
 from app.llm.pydanticai.settings import request_fields, warn_about_unhonoured
-from app.llm.pydanticai.steps import agent_facts, agreed, answered_before, named_by, step_key
+from app.llm.pydanticai.steps import agent_facts, agreed, answered_before, named_by, step_facts, step_key
 from app.llm.pydanticai.streams import LiveStreamedResponse
 from app.llm.streams import LLMStream
 from app.llm.types import (
@@ -182,18 +182,19 @@ class PydanticAiLiteLLMModel(Model[Any]):
         """
         run = run_context or get_current_run_context()
         request, context = self._asked(messages, model_settings, model_request_parameters, run)
+        step = step_facts(request, context)
         async with self._llm.stream(request, context=context) as stream:
             with self._told():
                 first = await anext(stream)
             if stream.whole is not None:
                 yield CompletedStreamedResponse(
-                    model_response(stream.whole),
+                    model_response(stream.whole, step),
                     model_request_parameters=model_request_parameters,
                     replay_events=True,
                 )
             else:
                 yield LiveStreamedResponse(
-                    model_request_parameters, stream=stream, first=first, told=self._told
+                    model_request_parameters, stream=stream, first=first, told=self._told, step=step
                 )
 
     async def _answer(
@@ -207,7 +208,7 @@ class PydanticAiLiteLLMModel(Model[Any]):
         with self._told():
             check = DeclaredCheck(params) if self._checks else None
             response = await self._llm.chat(request, context=context, check=check)
-        return model_response(response)
+        return model_response(response, step_facts(request, context))
 
     def _asked(
         self,
