@@ -107,7 +107,7 @@ class LLMService(Stages):
             work: Does it, and returns JSON. Whatever comes out, live too, has been through JSON.
             context: Whom it belongs to, where no scope says so.
             undone: Exceptions of `work` which mean that it did nothing: their code on the row is `cancelled`.
-            force_new_execution: Run it again, whatever the key holds.
+            force_new_execution: Run it again, whatever the key holds for these arguments.
 
         Raises:
             LLMContractError: The key cannot be had, or holds other arguments; nothing was run. `LLMInvalidRequest` also

@@ -53,8 +53,8 @@ class RecordedToolset(WrapperToolset[AgentDepsT]):
 
     What the agent gets is what the ledger keeps, live too: JSON, with files and `ToolReturn` as PydanticAI writes and
     reads them. `ModelRetry` and `ToolFailed` are results; any other exception is none and leaves the key free, so that a
-    repeated run runs the tool again, as `llm_force_new_execution` does in any case. Tools that wait for an approval, or
-    are done elsewhere, are not recorded before they have run.
+    repeated run runs the tool again, as `llm_force_new_execution` does in any case: if the model then asks for something
+    else, that is a conflict. Tools that wait for an approval, or are done elsewhere, are not recorded before they have run.
     """
 
     llm: OnceService

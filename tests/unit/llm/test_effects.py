@@ -168,7 +168,9 @@ async def test_force_runs_it_again(sqlite_url: str):
     work = Work()
     async with service(sqlite_url) as llm:
         assert await pay(llm, work) == "receipt 1"
-        assert await pay(llm, work, {"amount": 1480.5, **ORDER}, force_new_execution=True) == "receipt 2"
+        assert await pay(llm, work, force_new_execution=True) == "receipt 2"
+        with pytest.raises(LLMKeyConflict):
+            await pay(llm, work, {}, force_new_execution=True)
         assert await pay(llm, work) == "receipt 2"
 
 
