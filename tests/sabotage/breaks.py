@@ -2,6 +2,7 @@
 
 from tests.sabotage.call_breaks import CALL_BREAKS
 from tests.sabotage.checked_breaks import CHECKED_BREAKS
+from tests.sabotage.durable_breaks import DURABLE_BREAKS
 from tests.sabotage.gate_breaks import GATE_BREAKS
 from tests.sabotage.guard_breaks import GUARD_BREAKS
 from tests.sabotage.ledger_breaks import LEDGER_BREAKS
@@ -18,4 +19,5 @@ BREAKS: tuple[Break, ...] = (
     *CHECKED_BREAKS,
     *SCHEMA_BREAKS,
     *STAGE_BREAKS,
+    *DURABLE_BREAKS,
 )  # fmt: skip
