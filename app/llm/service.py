@@ -83,7 +83,7 @@ class LLMService(Stages):
         shape = wanted(of, tries=tries)
         return shape.checked(await self.chat(shape.asked(request), context=context, check=shape))
 
-    async def once(  # the last two are rarely said
+    async def once(
         self,
         key: str,
         name: str,
@@ -104,7 +104,8 @@ class LLMService(Stages):
             key: Its own; a call's key is another one.
             name: What the work is called in the ledger, 255 characters at most.
             arguments: What it is about, as JSON; a repetition must say the same.
-            work: Does it, and returns JSON. Whatever comes out, live too, has been through JSON.
+            work: Does it, and returns JSON; it leaves the event loop free, or the lease cannot be renewed. Whatever comes
+                out, live too, has been through JSON.
             context: Whom it belongs to, where no scope says so.
             undone: Exceptions of `work` which mean that it did nothing: their code on the row is `cancelled`.
             force_new_execution: Run it again, whatever the key holds for these arguments.

@@ -28,7 +28,7 @@ _TOOL_RETURN: TypeAdapter[ToolReturn] = TypeAdapter(ToolReturn)
 class OnceService(Protocol):
     """What recorded tools need of `LLMService`."""
 
-    async def once(  # the last two are rarely said
+    async def once(
         self,
         key: str,
         name: str,
