@@ -1,5 +1,6 @@
 """How a run looks to a reader, and as JSON."""
 
+import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -84,7 +85,7 @@ def emit_run(details: "RunDetails") -> None:
         )
     absent = "(encrypted: set LLM_PAYLOAD_KEY to read it)" if details.encrypted else "(not stored)"
     _emit_text("Request", _said(details.request), absent)
-    _emit_text("Response", _parts(details.response["parts"]) if details.response else None, absent)
+    _emit_text("Response", _answered(details.response), absent)
 
 
 def candidate(row: Mapping[str, Any]) -> str | None:
@@ -128,8 +129,16 @@ def _reason(entry: Mapping[str, Any]) -> str:
 def _said(stored: Any) -> str | None:  # JSON
     if stored is None:
         return None
+    if "effect" in stored:
+        return _part({"type": "tool_call", **stored["effect"]})
     turns = stored["request"]["messages"]
     return "\n".join(f"{turn['role']}: {_parts(turn['content'])}" for turn in turns)
+
+
+def _answered(stored: Any) -> str | None:  # JSON
+    if stored is None:
+        return None
+    return json.dumps(stored["result"], ensure_ascii=False) if "result" in stored else _parts(stored["parts"])
 
 
 def _parts(parts: list[dict[str, Any]]) -> str:

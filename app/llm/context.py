@@ -76,12 +76,34 @@ def resolve_context(
         }
     )
     how = "put workspace_id into the request's metadata, pass context=LLMCallContext(workspace_id=...)"
+    metadata = {name: value for name, value in request.metadata.items() if name not in RESERVED}
+    return _resolved(facts, default_workspace, how, metadata)
+
+
+def context_of_effect(
+    key: str, given: LLMCallContext | None, *, default_workspace: str | None
+) -> ResolvedContext:
+    """Return whose an effect is, as the argument and the scope say together.
+
+    Raises:
+        LLMContractError: As `resolve_context`; the key is blank, too long or not printable.
+    """
+    _check("idempotency_key", key, said_in="key")
+    facts = _agreed(
+        {"key": {"idempotency_key": key}, "context=": _said_by(given), "scope": _said_by(_scope.get())}
+    )
+    return _resolved(facts, default_workspace, "pass context=LLMCallContext(workspace_id=...)", {})
+
+
+def _resolved(
+    facts: Mapping[str, str], default: str | None, how: str, metadata: Mapping[str, JsonValue]
+) -> ResolvedContext:
     return ResolvedContext(
-        workspace_id=_workspace(facts, default_workspace, how),
+        workspace_id=_workspace(facts, default, how),
         pipeline_run_id=facts.get("pipeline_run_id"),
         stage=facts.get("stage"),
         idempotency_key=facts.get("idempotency_key"),
-        metadata={name: value for name, value in request.metadata.items() if name not in RESERVED},
+        metadata=metadata,
     )
 
 

@@ -29,6 +29,7 @@ LLMError
 │   ├── LLMInternal               a defect of the client library or of ours
 │   └── LLMUnknown                anything else
 ├── LLMCancelled                  the caller went away; recorded on the row, never raised
+├── LLMEffectFailed               the work of an effect raised; recorded on the row, never raised
 ├── LLMFenced                     another run took the key over; the own answer is attached
 └── LLMLedgerError                the database side
     ├── LLMLedgerBusy             the lock was not to be had in time
@@ -283,6 +284,12 @@ class LLMCancelled(LLMError):
     """The caller went away. It stands on the row; the caller itself sees its own CancelledError."""
 
     code = "cancelled"
+
+
+class LLMEffectFailed(LLMError):
+    """The work of an effect raised. It stands on the row; the caller itself sees what the work raised."""
+
+    code = "effect_failed"
 
 
 class LLMFenced(LLMError):

@@ -122,6 +122,23 @@ def request_sha256(request: LLMRequest, *, prompt: str | None = None) -> str:
     )
 
 
+def effect_sha256(name: str, arguments: Mapping[str, Any]) -> str:
+    """Return the hash of an effect: its name and its arguments, which are JSON. 64 hex digits.
+
+    Raises:
+        LLMInvalidRequest: A number is NaN or infinite.
+    """
+    return _digest("effect", {"name": name, "arguments": _canonical(arguments, {})})
+
+
+def canonical(request: LLMRequest) -> dict[str, Any]:
+    """Return what the hashes are made of, as plain JSON: every field of content and intent, in one order."""
+    call_ids = dict[str, int]()
+    hashed = [name for name, kind in FIELDS[LLMRequest].items() if kind is not Kind.EXCLUDED]
+    body = {name: _canonical(getattr(request, name), call_ids) for name in hashed}
+    return {**body, "constraints": _limits(request.constraints)}
+
+
 def candidate_sha256(*, provider: LLMProvider, model: str, api_base: str, options: Mapping[str, Any]) -> str:
     """Return the identity of a candidate: who answers, where, and under which options of ours. 64 hex digits.
 

@@ -173,9 +173,24 @@ def answer_of(stored: StoredAnswer) -> LLMResponse:
         LLMAnswerNotStored: Only its hashes were kept.
     """
     if stored.response is None:
-        raise LLMAnswerNotStored(
-            f"run {stored.run_id} executed this key already, and its answer was not stored "
-            "(LLM_STORE_PAYLOADS=hash, or pruned)",
-            run_id=stored.run_id,
-        )
+        raise _not_stored(stored)
     return stored.response
+
+
+def result_of(stored: StoredAnswer) -> str:
+    """Return what an effect returned, as JSON.
+
+    Raises:
+        LLMAnswerNotStored: As above.
+    """
+    if stored.result is None:
+        raise _not_stored(stored)
+    return stored.result
+
+
+def _not_stored(stored: StoredAnswer) -> LLMAnswerNotStored:
+    return LLMAnswerNotStored(
+        f"run {stored.run_id} executed this key already, and its answer was not stored "
+        "(LLM_STORE_PAYLOADS=hash, or pruned)",
+        run_id=stored.run_id,
+    )

@@ -10,7 +10,7 @@ from pydantic import JsonValue
 from app.llm.candidates import Candidate, RouteDecision
 from app.llm.deltas import OnDelta, Parts
 from app.llm.errors import LLMError
-from app.llm.types import Attempt, CacheMode, FinishReason, LLMProfile, LLMRequest, LLMResponse, TokenUsage
+from app.llm.types import Attempt, CacheMode, FinishReason, LLMRequest, LLMResponse, TokenUsage
 
 
 class Clock(Protocol):
@@ -103,14 +103,27 @@ class ChatClient(Protocol):
         ...
 
 
+TOOL = "tool"
+"""Stands on the row of an effect where a call has its provider and its profile."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effect:
+    """Work that leaves traces elsewhere, named by its key: a tool's run, the e-mail of a stage."""
+
+    name: str
+    arguments: Mapping[str, JsonValue]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewRun:
-    """Everything that is known of a run before its first send."""
+    """Everything that is known of a run before its first send, or before its work begins."""
 
     run_id: str
     workspace_id: str
-    request: LLMRequest
-    profile: LLMProfile
+    request: LLMRequest | Effect
+    profile: str
+    """An `LLMProfile`, or `TOOL`."""
     route: RouteDecision
     prompt_sha256: str
     request_sha256: str
@@ -129,15 +142,27 @@ class NewRun:
     metadata: Mapping[str, JsonValue] = field(default_factory=dict)
     force: bool = False
 
+    @property
+    def first(self) -> tuple[str | None, str | None, str | None]:
+        """Provider, model and candidate identity of who is asked first; of an effect `TOOL` and its name."""
+        if isinstance(self.request, Effect):
+            return TOOL, self.request.name, None
+        if not self.route.kept:
+            return None, None, None
+        first = self.route.kept[0]
+        return first.provider.value, first.model, first.identity
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredAnswer:
-    """An answer out of the ledger. `response` is None when only hashes were kept."""
+    """An answer out of the ledger. `response` and `result` are None when only hashes were kept."""
 
     run_id: str
     candidate_sha256: str | None
     request_sha256: str
     response: LLMResponse | None
+    result: str | None = None
+    """What an effect returned, as JSON."""
     left_s: float | None = field(default=None, compare=False)
     """Seconds, from the look-up that found it, for which it may be served; None: for ever."""
     size_bytes: int = field(default=0, compare=False)
@@ -214,6 +239,15 @@ class Success:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """How an effect ended well."""
+
+    result: str
+    """What it returned, as JSON."""
+    latency_ms: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
     """How a run ended badly, by an error or by cancellation."""
 
@@ -276,8 +310,20 @@ class LLMRunRepo(Protocol):
         """Commit that send number `sends` may happen; without it there is no further send."""
         ...
 
+    async def renew(self, run: NewRun) -> bool:
+        """Let the lease of a STARTED run be over `run.lease_s` seconds from now; False when it is no longer ours."""
+        ...
+
+    async def asked(self, workspace_id: str, run_id: str) -> LLMRequest | Effect | None:
+        """Return what a run of the workspace was about; None where that is not stored, or not yet, or unreadable."""
+        ...
+
     async def mark_succeeded(self, run: NewRun, success: Success) -> Finished:
         """Settle a run that has its answer; never raises for database faults (the answer is spooled)."""
+        ...
+
+    async def mark_done(self, run: NewRun, done: Done) -> Finished:
+        """Settle an effect whose work is done, likewise."""
         ...
 
     async def mark_failed(self, run: NewRun, failure: Failure) -> Finished:

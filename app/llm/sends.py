@@ -24,7 +24,7 @@ from app.llm.retry import (
 )
 from app.llm.structured.judge import Judge
 from app.llm.telemetry import Telemetry
-from app.llm.types import UNKNOWN_USAGE, Attempt
+from app.llm.types import UNKNOWN_USAGE, Attempt, LLMRequest
 
 SKIPPED = "skipped"
 """Fact of an error whose candidate was not even asked."""
@@ -163,6 +163,8 @@ class Sends:
         """Send once, unless the candidate's circuit is open: before the queue for a slot, or at its end."""
         if not self.breaker.admits(candidate.name):
             raise _left_alone(candidate, self.breaker.closed_in_s(candidate.name))
+        request = self.run.request
+        assert isinstance(request, LLMRequest)  # noqa: S101  # effects are not sent
         await self.client.warm_up(timeout_s=self.deadline.left_s())
         timeout_s = self._timeout_s(candidate, to_come)
         if self.attempts:
@@ -170,7 +172,7 @@ class Sends:
         send = _Send(candidate=candidate, timeout_s=timeout_s, asked_at_s=self.deadline.clock.monotonic_s())
         try:
             reply = await self.client.send(
-                self.judge.question(self.run.request, candidate),
+                self.judge.question(request, candidate),
                 candidate,
                 run_id=self.run.run_id,
                 workspace_id=self.run.workspace_id,

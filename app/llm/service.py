@@ -1,16 +1,22 @@
 """The only public entry point: whatever is asked for, one call after another goes the path of `story.py`."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
+
+from pydantic import JsonValue
 
 from app.llm.calls import Call, begin
 from app.llm.candidates import Candidate, RouteDecision
 from app.llm.checks import Check
 from app.llm.context import workspace_of
 from app.llm.deltas import Tell
+from app.llm.effects import Effects, Work
 from app.llm.errors import (
     LLMContractError,
+    LLMKeyConflict,
 )
+from app.llm.ports import Effect
 from app.llm.stages import Stages
 from app.llm.story import Story, Wiring
 from app.llm.streams import LLMStream, Streaming
@@ -30,6 +36,7 @@ class LLMService(Stages):
         self._telemetry = wiring.telemetry
         self._settings = wiring.settings
         self._story = Story(wiring)
+        self._effects = Effects(wiring)
         self._streaming = Streaming()
 
     async def chat(
@@ -75,6 +82,45 @@ class LLMService(Stages):
         """
         shape = wanted(of, tries=tries)
         return shape.checked(await self.chat(shape.asked(request), context=context, check=shape))
+
+    async def once(
+        self,
+        key: str,
+        name: str,
+        arguments: Mapping[str, JsonValue],
+        work: Work,
+        *,
+        context: LLMCallContext | None = None,
+        undone: tuple[type[Exception], ...] = (),
+        force_new_execution: bool = False,
+    ) -> JsonValue:
+        """Return what `work` returns, which is run once under this key: later callers get what it returned then.
+
+        For what a stage does beside its calls, such as sending an e-mail. The ledger holds it as a run of the provider
+        `tool` without sends and cost. A process that dies leaves it to LLM_ON_ABANDONED once its lease of
+        LLM_LEASE_GRACE_S is over, which is renewed while the work goes on.
+
+        Args:
+            key: Its own; a call's key is another one.
+            name: What the work is called in the ledger, 255 characters at most.
+            arguments: What it is about, as JSON; a repetition must say the same.
+            work: Does it, and returns JSON; it leaves the event loop free, or the lease cannot be renewed. Whatever comes
+                out, live too, has been through JSON.
+            context: Whom it belongs to, where no scope says so.
+            undone: Exceptions of `work` which mean that it did nothing: their code on the row is `cancelled`.
+            force_new_execution: Run it again, whatever the key holds for these arguments.
+
+        Raises:
+            LLMContractError: The key cannot be had, or holds other arguments; nothing was run. `LLMInvalidRequest` also
+                after the work, if what it returned is no JSON: the key is free again.
+            LLMFenced: Another run took the key over and has no result; `answer` is the own one.
+            LLMLedgerError: The database is away; nothing was run.
+            Exception: What `work` raised, after which the key is free again.
+        """
+        effect = Effect(name=name, arguments=arguments)
+        return await self._effects.once(
+            effect, work, key=key, context=context, undone=undone, force=force_new_execution
+        )
 
     def joined(self, session: Any) -> "LLMService":
         """Return a view whose ledger writes go through the caller's `AsyncSession`, and are committed by the caller.
@@ -166,6 +212,8 @@ class LLMService(Stages):
             response = await self._story.answer(call)
         except BaseException as error:
             self._ended(request, call, error, started_s)
+            if isinstance(error, LLMKeyConflict) and call is not None:
+                raise await self._story.explained(call, error) from None
             raise
         self._ended(request, call, response, started_s)
         return response

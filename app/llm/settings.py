@@ -182,7 +182,7 @@ class LLMSettings(BaseSettings):
     ledger_timeout_s: float = Field(default=10.0, gt=0, le=600)
     """Seconds that one ledger transaction may wait for its lock or connection."""
     lease_grace_s: float = Field(default=15.0, gt=0, le=3600)
-    """Seconds that a run keeps its key beyond its deadline; at least twice LLM_FINISH_BUDGET_S."""
+    """Seconds that a run keeps its key beyond its deadline, or a tool beyond its last sign of life; at least twice LLM_FINISH_BUDGET_S."""
     finish_budget_s: float = Field(default=5.0, gt=0, le=600)
     """Seconds spent on writing a paid answer before it goes to the spool."""
     spool_dir: Path | None = None

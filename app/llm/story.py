@@ -12,11 +12,13 @@ from app.llm.cache import CacheRules, slot_for
 from app.llm.calls import Call, run_of
 from app.llm.candidates import Candidate, RouteDecision
 from app.llm.deltas import parts_of
+from app.llm.divergence import told_apart
 from app.llm.errors import (
     LLMCancelled,
     LLMError,
     LLMFenced,
     LLMInternal,
+    LLMKeyConflict,
 )
 from app.llm.fencing import answer_of_successor
 from app.llm.idempotency import Claimer, ClaimPolicy, answer_of, replayed
@@ -96,6 +98,16 @@ class Story:
             )
         return await self._executed(call, run)
 
+    async def explained(self, call: Call, conflict: LLMKeyConflict) -> LLMKeyConflict:
+        """Return a conflict of the call's key that says what the key's own request has otherwise."""
+        return await told_apart(
+            self._repo,
+            conflict,
+            call.request,
+            workspace_id=call.context.workspace_id,
+            redact=self._telemetry.redact,
+        )
+
     async def _replayed(self, call: Call) -> LLMResponse | None:
         if call.key is None or call.request.force_new_execution:
             return None
@@ -169,8 +181,17 @@ class Story:
         self._telemetry.event(
             EVENT_FENCED, level="warning", llm_run_id=call.run_id, successor=finished.successor_run_id
         )
-        response = await answer_of_successor(self._repo, call, finished)
-        return None if response is None else self._as_replay(call, response)
+        winner = await answer_of_successor(
+            self._repo,
+            finished,
+            workspace_id=call.context.workspace_id,
+            key=call.key,
+            request_sha256=call.request_sha256,
+            left_s=call.deadline.left_s,
+        )
+        if winner is None or winner.response is None:
+            return None
+        return self._as_replay(call, winner.response)
 
     def _claimer(self, call: Call) -> Claimer:
         return Claimer(

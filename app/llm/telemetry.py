@@ -34,6 +34,8 @@ EVENT_LANE_UNFIT = "llm_lane_unfit"
 EVENT_CALL = "llm_call"
 EVENT_ATTEMPT_FAILED = "llm_attempt_failed"
 EVENT_TAKEOVER = "llm_takeover"
+EVENT_EFFECT = "llm_effect"
+EVENT_LEASE_NOT_RENEWED = "llm_lease_not_renewed"
 EVENT_FENCED = "llm_fenced"
 EVENT_SPOOLED = "llm_spooled"
 EVENT_SPOOL_DRAINED = "llm_spool_drained"
@@ -150,7 +152,7 @@ class Telemetry:
                 llm_run_id=run.run_id,
                 workspace_id=run.workspace_id,
                 stage=run.stage,
-                profile=run.profile.value,
+                profile=str(run.profile),
                 ordinal=attempt.ordinal,
                 status=attempt.status,
                 http_status=attempt.http_status,

@@ -1,8 +1,10 @@
 """The examples run as a new user runs them, and every block of the README's section does what it says."""
 
+import json
 import os
 import re
 import runpy
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -11,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from app.llm.testing import Reply, StubOllama
+from app.llm.testing import Reply, StubOllama, Thought
 from tests.support.ledger import ROOT
 
 EXAMPLES = ROOT / "examples"
@@ -89,6 +91,64 @@ def test_a_pipeline_pays_again_only_for_what_its_own_transaction_forgot(
     ]
 
 
+DATABASES = ["sqlite", pytest.param("postgres", marks=pytest.mark.pg)]
+
+
+@pytest.mark.parametrize("database", DATABASES)
+def test_a_durable_agent_dies_and_sends_its_invoice_once(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, database: str
+) -> None:
+    if database == "postgres":
+        monkeypatch.setenv("LLM_DATABASE_URL", request.getfixturevalue("pg_empty_url"))
+        monkeypatch.setenv("LLM_AUTO_MIGRATE", "true")
+    program = [sys.executable, str(EXAMPLES / "durable_agent.py")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    died = subprocess.run(program, env=environment, capture_output=True, text=True, check=False, timeout=55)
+    assert died.returncode == -signal.SIGKILL, died.stderr
+    assert died.stdout == "the invoice is sent; killed before the next request\n"
+    second, third = example("durable_agent"), example("durable_agent")
+    assert Path("invoices.txt").read_text() == "to Nordlys Rail\n"
+    assert re.fullmatch(r"request 1: replay, \d+ tokens paid before", second[0])
+    assert re.fullmatch(r"request 2: live, \d+ tokens paid now", second[1])
+    assert second[2] == "send_invoice: replayed, invoices.txt has 1 invoice"
+    assert second[3].endswith("The result of send_invoice was: sent to Nordlys Rail")
+    live = second[1].replace("live", "replay").replace("now", "before")
+    assert third == [second[0], live, *second[2:]]
+
+
+def test_a_stream_comes_to_the_terminal_with_its_thoughts_apart() -> None:
+    with StubOllama() as stub:
+        stub.script(Reply.stream(Thought("hm, "), Thought("boxes"), "It sets ", "points.", usage=(9, 4)))
+        told = example("stream_to_terminal", "What", "is", "it?", LLM_OLLAMA_API_BASE=stub.base_url)
+        (asked,) = [each.body for each in stub.requests if each.ordinal]
+    assert asked["messages"][-1]["content"] == "What is it?"
+    assert told[:2] == ["(thinks: hm, boxes)", "It sets points."]
+    assert told[3] == "live, 9 + 4 tokens, 0.0000 USD"
+    assert told[4].startswith("ollama:llama3.2: kept, ")
+
+
+def test_ctrl_c_ends_a_stream_cleanly() -> None:
+    with StubOllama() as stub:
+        stub.script(Reply.stream("It sets ", stub.gate(), "points."))
+        child = subprocess.Popen(
+            [sys.executable, str(EXAMPLES / "stream_to_terminal.py")],
+            env={**os.environ, "PYTHONPATH": str(ROOT), "LLM_OLLAMA_API_BASE": stub.base_url},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert child.stdout is not None
+        assert child.stdout.read(8) == "It sets "
+        child.send_signal(signal.SIGINT)
+        said, complaints = child.communicate(timeout=30)
+        stub.wait_for_abandoned(1)
+    assert child.returncode == 130
+    assert "Traceback" not in complaints
+    assert said.splitlines()[-1].startswith("stopped; the ledger keeps what had arrived")
+    listed = start("-m", "app", "runs", "list", "--json", LLM_OLLAMA_API_BASE="http://127.0.0.1:9")
+    assert [run["status"] for run in json.loads(listed)] == ["CANCELLED"]
+
+
 def test_the_tests_of_an_own_agent_pass() -> None:
     done = start(
         *("-m", "pytest", "-q", "-c", os.devnull, "-p", "no:cacheprovider", "-p", "no:asyncio"),
@@ -101,7 +161,10 @@ def test_the_tests_of_an_own_agent_pass() -> None:
 
 def test_every_example_is_run_here_and_named_in_the_readme() -> None:
     names = {path.stem for path in EXAMPLES.glob("*.py")}
-    assert names == {"provider", "structured_extraction", "agent_with_tools", "pipeline", "test_own_agent"}
+    assert names == {
+        *("provider", "structured_extraction", "agent_with_tools", "durable_agent", "stream_to_terminal"),
+        *("pipeline", "test_own_agent"),
+    }
     section = (ROOT / "README.md").read_text().split("\n## Examples\n", 1)[1].split("\n## ", 1)[0]
     assert [name for name in sorted(names - {"provider"}) if f"examples/{name}.py" not in section] == []
 
@@ -146,6 +209,23 @@ def test_the_block_of_an_agent_with_tools(stub: StubOllama, capsys: pytest.Captu
     run("An agent with tools")
     assert "11.62 NOK" in capsys.readouterr().out
     assert stub.sends == 2
+
+
+def test_the_block_of_a_durable_agent(stub: StubOllama, capsys: pytest.CaptureFixture[str]) -> None:
+    run("A durable agent")
+    run("A durable agent")
+    sent, first, again = capsys.readouterr().out.splitlines()
+    assert sent == "sending"
+    assert "sent to Nordlys Rail" in first
+    assert first.rpartition(" ")[0] == again.rpartition(" ")[0]
+    assert again.endswith(" 0")
+    assert stub.sends == 2
+
+
+def test_the_block_of_streaming_to_the_terminal(stub: StubOllama, capsys: pytest.CaptureFixture[str]) -> None:
+    stub.script(Reply.stream(Thought("hm"), "It sets ", "points.", usage=(9, 4)))
+    run("Streaming to the terminal")
+    assert capsys.readouterr().out == "(hm) It sets points.\n4 tokens, 0.0 USD, ollama:llama3.2\n"
 
 
 def test_the_block_of_a_pipeline(stub: StubOllama, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from tests.sabotage.agent_breaks import AGENT_BREAKS
 from tests.sabotage.call_breaks import CALL_BREAKS
 from tests.sabotage.checked_breaks import CHECKED_BREAKS
+from tests.sabotage.durable_breaks import DURABLE_BREAKS
 from tests.sabotage.gate_breaks import GATE_BREAKS
 from tests.sabotage.guard_breaks import GUARD_BREAKS
 from tests.sabotage.ledger_breaks import LEDGER_BREAKS
@@ -20,4 +21,5 @@ BREAKS: tuple[Break, ...] = (
     *SCHEMA_BREAKS,
     *STAGE_BREAKS,
     *AGENT_BREAKS,
+    *DURABLE_BREAKS,
 )  # fmt: skip

@@ -110,7 +110,7 @@ LEDGER_BREAKS = (
         "first-send-is-not-foreseen",
         "I6",
         LEDGER,
-        '"sends_noted": 1 if first else 0',
+        '"sends_noted": 1 if run.route.kept else 0',
         '"sends_noted": 0',
         (CLAIMS + "the_first_claim_of_a_key_wins_and_is_a_started_row",),
     ),

@@ -15,7 +15,7 @@ from pydantic_core import from_json
 from app.llm.deltas import Parts
 from app.llm.errors import LLMLedgerUnavailable
 from app.llm.messages import Message, Part, TextPart, ThinkingPart, ToolCallPart
-from app.llm.ports import StoredAnswer
+from app.llm.ports import Effect, StoredAnswer
 from app.llm.types import (
     NO_USAGE,
     UNKNOWN_USAGE,
@@ -49,6 +49,8 @@ _TIMES_IN_MEMORY, _MORE_IN_MEMORY = 2, 3000
 
 _ENCODER = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"))
 """Not orjson: it writes no ASCII, refuses lone surrogates, and reads large integers as floats."""
+_RESULT = b'{"v":%d,"result":' % VERSION
+"""How the results of effects begin, and no answer does."""
 _NO_EXPONENT = (1e-4, 1e16)
 """Floats in this range are written alike by orjson and the standard library."""
 _UNSAID = {
@@ -151,8 +153,11 @@ def object_json(value: Mapping[str, JsonValue]) -> str:
     return _to_json_bytes(body, alike=_is_written_alike(body)).decode() if body else "{}"
 
 
-def encode_request(request: LLMRequest) -> bytes:
+def encode_request(request: LLMRequest | Effect) -> bytes:
     """Return what the caller wrote, without what it left unsaid; it reads back as an equal request."""
+    if isinstance(request, Effect):
+        effect = {"name": request.name, "arguments": request.arguments}
+        return to_json({"v": VERSION, "effect": effect}).encode()
     fields = vars(request)
     said = [name for name, usual in _UNSAID.items() if fields[name] is not usual and fields[name] != usual]
     turns = _turns(request.messages) if _PLAIN.issuperset(said) else None
@@ -163,6 +168,21 @@ def encode_request(request: LLMRequest) -> bytes:
     body["messages"] = turns
     alike = all(_is_written_alike(value) for name, value in body.items() if name != "messages")
     return _to_json_bytes({"v": VERSION, "request": body}, alike=alike)
+
+
+def decode_request(data: bytes) -> LLMRequest | Effect | None:
+    """Return what `encode_request` was given; None if another version wrote it, or nobody."""
+    with suppress(ValueError, KeyError, TypeError):
+        body = _loaded(data)
+        if body["v"] == VERSION:
+            effect = body.get("effect")
+            return Effect(**effect) if effect else LLMRequest.model_validate_json(to_json(body["request"]))
+    return None
+
+
+def encode_result(result: str) -> bytes:
+    """Return what an effect returned, which is JSON already."""
+    return _RESULT + result.encode() + b"}"
 
 
 def encode_response(response: LLMResponse) -> bytes:
@@ -295,21 +315,21 @@ def stored_answer(
         LLMLedgerUnavailable: They were kept, and cannot be read.
     """
     run_id = str(row["id"])
-    response, size = None, 0
+    response, result, size = None, None, 0
     if row["bytes"] is not None:
         data = opened(row, codec, run_id=run_id)
         size = _TIMES_IN_MEMORY * len(data) + _MORE_IN_MEMORY
-        response = decode_response(
-            data,
-            run_id=run_id,
-            route=_loaded(row["route"]),
-            served_from=served_from,
-        )
+        if data.startswith(_RESULT):
+            result = data[len(_RESULT) : -1].decode()
+        else:
+            route = _loaded(row["route"])
+            response = decode_response(data, run_id=run_id, route=route, served_from=served_from)
     return StoredAnswer(
         run_id=run_id,
         candidate_sha256=row["candidate_sha256"],
         request_sha256=row["request_sha256"],
         response=response,
+        result=result,
         left_s=left_s,
         size_bytes=size,
     )

@@ -109,6 +109,11 @@ def key_holder(workspace_id: str, key: str) -> Step:
     return Step(sql.KEY_HOLDER, {"workspace_id": workspace_id, "key": key}, brief=True)
 
 
+def request_of(workspace_id: str, run_id: str) -> Step:
+    """Return the look-up of the stored request of a run."""
+    return Step(sql.REQUEST_OF, {"workspace_id": workspace_id, "id": run_id}, brief=True)
+
+
 def run_state(run_id: str) -> Step:
     """Return the look-up of a run's status and owner."""
     return Step(sql.RUN_STATE, {"id": run_id}, brief=True)
@@ -195,15 +200,14 @@ def _insert(
 
 
 def _run_values(run: NewRun, rules: ClaimRules) -> dict[str, Any]:
-    first = run.route.kept[0] if run.route.kept else None
+    provider, model, identity = run.first
     return {
         "id": run.run_id, "workspace_id": run.workspace_id, "pipeline_run_id": run.pipeline_run_id,
         "stage": run.stage, "idempotency_key": run.idempotency_key, "prompt_sha256": run.prompt_sha256,
-        "request_sha256": run.request_sha256, "candidate_sha256": first.identity if first else None,
-        "fingerprint_version": FINGERPRINT_VERSION, "profile": run.profile.value,
-        "provider": first.provider.value if first else None, "model": first.model if first else None,
+        "request_sha256": run.request_sha256, "candidate_sha256": identity,
+        "fingerprint_version": FINGERPRINT_VERSION, "profile": str(run.profile), "provider": provider, "model": model,
         "cache_mode": run.cache_mode.value, "execution": 1, "supersedes": None, "owner": rules.owner,
-        "sends_noted": 1 if first else 0, "route": run.route.route.as_json,
+        "sends_noted": 1 if run.route.kept else 0, "route": run.route.route.as_json,
         "needs": run.route.needs.model_dump_json(), "metadata": object_json(run.metadata), "lease_s": run.lease_s,
     }  # fmt: skip
 
@@ -272,6 +276,12 @@ def note_send(run_id: str, owner: str, sends: int) -> Steps[None]:
     noted = yield Step(sql.NOTE_SENDS, {"id": run_id, "owner": owner, "sends": sends}, final=True)
     if noted.rowcount != 1:
         raise LLMFenced("another run took this one's key over; nothing more was sent", run_id=run_id)
+
+
+def renew(run_id: str, owner: str, lease_s: float) -> Steps[bool]:
+    """Move the end of a lease; False when the run is no longer ours."""
+    renewed = yield Step(sql.RENEW, {"id": run_id, "owner": owner, "lease_s": lease_s}, final=True)
+    return renewed.rowcount == 1
 
 
 def finish(settlement: Settlement, codec: Codec = PLAIN) -> Steps[Finished]:

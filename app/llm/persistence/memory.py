@@ -13,6 +13,7 @@ from app.llm.errors import LLMError
 from app.llm.ports import (
     ClaimOutcome,
     Clock,
+    Done,
     Failure,
     Finished,
     FlightHeld,
@@ -83,6 +84,17 @@ class MemoryRunRepo:
 
     async def note_send(self, run_id: str, sends: int) -> None:
         """Write nothing."""
+
+    async def renew(self, run: NewRun) -> bool:  # noqa: ARG002  # the port's signature
+        """Return True: nobody can take a run over."""
+        return True
+
+    async def asked(self, workspace_id: str, run_id: str) -> None:
+        """Return None: there are no texts."""
+
+    async def mark_done(self, run: NewRun, done: Done) -> Finished:  # noqa: ARG002  # the port's signature
+        """Write nothing; effects have keys, and those never get here."""
+        return NOTHING_WRITTEN
 
     async def mark_succeeded(self, run: NewRun, success: Success) -> Finished:
         """Keep the answer for the cache, and wake the followers."""

@@ -6,19 +6,32 @@ rollback after a paid call loses its record.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Literal, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.llm import telemetry as events
-from app.llm.errors import LLMError, LLMLedgerError
+from app.llm.errors import LLMError, LLMLedgerError, LLMLedgerUnavailable
 from app.llm.persistence import ledger, settlement
+from app.llm.persistence.codec import decode_request, opened
 from app.llm.persistence.executor import Executor, Result, SessionExecutor, Step, Steps
 from app.llm.persistence.ledger import ClaimRules
 from app.llm.persistence.models import STARTED
 from app.llm.persistence.settlement import Settlement
-from app.llm.ports import ClaimOutcome, Failure, Finished, KeyState, NewRun, StoredAnswer, Success
+from app.llm.ports import (
+    ClaimOutcome,
+    Done,
+    Effect,
+    Failure,
+    Finished,
+    KeyState,
+    NewRun,
+    StoredAnswer,
+    Success,
+)
 from app.llm.telemetry import Telemetry
+from app.llm.types import LLMRequest
 
 T = TypeVar("T")
 
@@ -72,12 +85,37 @@ class LedgerRunRepo:
         """Commit that send number `sends` may happen."""
         await self._transact(lambda: ledger.note_send(run_id, self.rules.owner, sends))
 
+    async def renew(self, run: NewRun) -> bool:
+        """Move the end of a lease."""
+        return await self._transact(lambda: ledger.renew(run.run_id, self.rules.owner, run.lease_s))
+
+    async def asked(self, workspace_id: str, run_id: str) -> LLMRequest | Effect | None:
+        """Return what a run was about, where that is stored and can be read."""
+        row = (await self._read(ledger.request_of(workspace_id, run_id))).first
+        if row is not None:
+            with suppress(LLMLedgerUnavailable):  # encrypted with another key
+                return decode_request(opened(row, self.rules.codec, run_id=run_id))
+        return None
+
     async def mark_succeeded(self, run: NewRun, success: Success) -> Finished:
         """Settle a run that has its answer."""
         return await self._settle(
             settlement.of_success(
                 run,
                 success,
+                owner=self.rules.owner,
+                key_ttl_s=self.rules.key_ttl_s,
+                keep=self.keep_payloads,
+                codec=self.rules.codec,
+            )
+        )
+
+    async def mark_done(self, run: NewRun, done: Done) -> Finished:
+        """Settle an effect whose work is done."""
+        return await self._settle(
+            settlement.of_effect(
+                run,
+                done,
                 owner=self.rules.owner,
                 key_ttl_s=self.rules.key_ttl_s,
                 keep=self.keep_payloads,

@@ -4,9 +4,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from app.llm.persistence.codec import PLAIN, Codec, encode_partial, encode_request, encode_response
+from app.llm.persistence.codec import (
+    PLAIN,
+    Codec,
+    encode_partial,
+    encode_request,
+    encode_response,
+    encode_result,
+)
 from app.llm.persistence.models import SUCCEEDED
-from app.llm.ports import Failure, NewRun, Success
+from app.llm.ports import Done, Failure, NewRun, Success
 from app.llm.responses import paid
 from app.llm.types import Attempt, TokenUsage
 
@@ -62,6 +69,19 @@ def of_success(  # facts of the run, choices of the settings
     return _settlement(run, values, success.attempts, _stored(run, texts, codec) if keep else ())
 
 
+def of_effect(  # as above
+    run: NewRun, done: Done, *, owner: str, key_ttl_s: float | None, keep: bool, codec: Codec = PLAIN
+) -> Settlement:
+    """Return how an effect whose work is done is settled: as a run without sends, tokens and cost."""
+    texts = _addressed(run, (encode_request(run.request), encode_result(done.result)), codec)
+    values = _common(run, owner, (), 0.0, done.latency_ms)
+    values |= {
+        "status": SUCCEEDED, **_tokens(TokenUsage()), "cost_usd": 0.0, "expires_s": key_ttl_s,
+        "request_payload": texts[0][0] if keep else None, "response_payload": texts[1][0] if keep else None,
+    }  # fmt: skip
+    return _settlement(run, values, (), _stored(run, texts, codec) if keep else ())
+
+
 def of_failure(  # as above
     run: NewRun,
     failure: Failure,
@@ -97,12 +117,11 @@ def storable(text: str) -> str:
 
 def _common(run: NewRun, owner: str, attempts: Any, queue_wait_ms: float, latency_ms: float) -> Values:
     last = attempts[-1] if attempts else None
-    first = run.route.kept[0] if run.route.kept else None
+    provider, model, identity = (
+        (last.provider.value, last.model, last.candidate_sha256) if last else run.first
+    )
     return {
-        "id": run.run_id, "owner": owner,
-        "provider": last.provider.value if last else first.provider.value if first else None,
-        "model": last.model if last else first.model if first else None,
-        "candidate_sha256": last.candidate_sha256 if last else first.identity if first else None,
+        "id": run.run_id, "owner": owner, "provider": provider, "model": model, "candidate_sha256": identity,
         "finish_reason": None, "cost_usd": None, "queue_wait_ms": queue_wait_ms, "latency_ms": latency_ms,
         "error_code": None, "error_message": None, "source_run_id": None, "saved_input_tokens": None,
         "saved_output_tokens": None, "expires_s": None, "request_payload": None, "response_payload": None,

@@ -91,6 +91,15 @@ KEY_HOLDER = (
     .select_from(_WITH_ANSWER)
     .where(runs.c.workspace_id == _bind("workspace_id"), runs.c.idem_slot == _bind("key"))
 )
+REQUEST_OF = (
+    sa.select(runs.c.id, runs.c.workspace_id, payloads.c.sha256, payloads.c.codec, payloads.c.bytes)
+    .join_from(
+        runs,
+        payloads,
+        sa.and_(payloads.c.workspace_id == runs.c.workspace_id, payloads.c.sha256 == runs.c.request_payload),
+    )
+    .where(runs.c.workspace_id == _bind("workspace_id"), runs.c.id == _bind("id"))
+)
 FLIGHT_HOLDER = sa.select(
     runs.c.id, runs.c.idem_slot, seconds_until(runs.c.lease_until).label("lease_left_s")
 ).where(runs.c.flight_slot == _bind("flight_slot"))
@@ -170,6 +179,8 @@ TOUCH_PAYLOADS = (
 # -- sends and settling
 
 NOTE_SENDS = sa.update(runs).values(sends_noted=_bind("sends", sa.Integer)).where(_IS_OURS, _IS_LIVE)
+
+RENEW = sa.update(runs).values(lease_until=db_now(_bind("lease_s", sa.Float))).where(_IS_OURS, _IS_LIVE)
 
 ACCOUNTING = (
     *(

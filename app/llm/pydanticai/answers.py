@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from datetime import timedelta
 from decimal import Decimal
+from types import MappingProxyType
 
 from pydantic import JsonValue
 from pydantic_ai import messages as pai
@@ -20,8 +21,10 @@ _FINISH: Mapping[FinishReason, pai.FinishReason] = {
 }
 
 
-def model_response(response: LLMResponse) -> pai.ModelResponse:
-    """Return the answer with its provenance in `metadata` and the sends that failed in `failed_attempts`.
+def model_response(
+    response: LLMResponse, step: Mapping[str, JsonValue] = MappingProxyType({})
+) -> pai.ModelResponse:
+    """Return the answer with its provenance and its step in `metadata` and failed sends in `failed_attempts`.
 
     Usage and cost are those of this call: zero for a replay or a hit, whose `metadata["original_usage"]` says
     what the answer took when it was made.
@@ -37,7 +40,7 @@ def model_response(response: LLMResponse) -> pai.ModelResponse:
             _failed(attempt, counted=live) for attempt in response.attempts if attempt.status == "FAILED"
         ]
         or None,
-        metadata=_provenance(response),
+        metadata={**_provenance(response), **step},
     )
 
 

@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager, contextmanager
 from functools import cached_property, partial
 from typing import Any, Protocol
 
-from pydantic import ValidationError
+from pydantic import JsonValue, ValidationError
 from pydantic_ai import RunContext
 from pydantic_ai.messages import ModelMessage, ModelResponse
 from pydantic_ai.models import (
@@ -30,7 +30,7 @@ from app.llm.pydanticai.internals import get_current_run_context
 from app.llm.pydanticai.lanes import Lane, meet
 from app.llm.pydanticai.settings import request_fields, warn_about_unhonoured
 from app.llm.pydanticai.spans import name_answer, request_span
-from app.llm.pydanticai.steps import agent_facts, agreed, answered_before, named_by, step_key
+from app.llm.pydanticai.steps import agent_facts, agreed, answered_before, named_by, step_facts, step_key
 from app.llm.pydanticai.streams import LiveStreamedResponse
 from app.llm.streams import LLMStream
 from app.llm.types import (
@@ -205,12 +205,13 @@ class PydanticAiLiteLLMModel(Model[Any]):
         """
         run = run_context or get_current_run_context()
         request, context = self._asked(messages, model_settings, model_request_parameters, run)
+        step = step_facts(request, context)
         async with self._llm.stream(request, context=context) as stream:
             with self._told():
                 first = await anext(stream)
             if stream.whole is not None:
                 yield CompletedStreamedResponse(
-                    _answered(stream.whole),
+                    _answered(stream.whole, step),
                     model_request_parameters=model_request_parameters,
                     replay_events=True,
                 )
@@ -220,6 +221,7 @@ class PydanticAiLiteLLMModel(Model[Any]):
                     stream=stream,
                     first=first,
                     told=partial(self._told, in_stream=True),
+                    step=step,
                 )
 
     async def _answer(
@@ -233,7 +235,7 @@ class PydanticAiLiteLLMModel(Model[Any]):
         with self._told():
             check = DeclaredCheck(params) if self._checks else None
             response = await self._llm.chat(request, context=context, check=check)
-        return _answered(response)
+        return _answered(response, step_facts(request, context))
 
     def _asked(
         self,
@@ -318,8 +320,8 @@ class PydanticAiLiteLLMModel(Model[Any]):
         return lanes
 
 
-def _answered(response: LLMResponse) -> ModelResponse:
-    made = model_response(response)
+def _answered(response: LLMResponse, step: dict[str, JsonValue]) -> ModelResponse:
+    made = model_response(response, step)
     name_answer(request_span(), made)
     return made
 

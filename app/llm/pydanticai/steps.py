@@ -1,6 +1,7 @@
 """Whose request this is, and which step of which agent run: what keys, rows and sticky routes hang on."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
@@ -13,25 +14,29 @@ from pydantic_ai.tools import ToolDefinition
 
 from app.llm.candidates import Candidate
 from app.llm.errors import LLMInvalidRequest, LLMWorkspaceConflict
-from app.llm.types import LLMCallContext
+from app.llm.types import LLMCallContext, LLMRequest
 
 _MUST_AGREE = ("workspace_id", "pipeline_run_id", "stage")
 
-_tool_call_id: ContextVar[str | None] = ContextVar("tool_call_id", default=None)
-"""The tool call that this task works on, where the agent has `NestedRuns`."""
+STEP = "llm_step"
+"""Where an answer's metadata says which step of which keyed run it ended: the key, whose it is, whether it was forced."""
+
+_inside: ContextVar[tuple[tuple[str | None, str | None], ...]] = ContextVar("inside", default=())
+"""The tool calls that this task works on, outermost first, each with the run that made it."""
 
 
 class NestedRuns(AbstractCapability[Any]):
     """Gives each run that a tool starts keys of its own: `Agent(model, capabilities=[NestedRuns()])`.
 
-    Needed where a tool starts another agent under the same idempotency key, possibly several times at once.
+    Needed where a tool starts another agent under the same idempotency key, possibly several times at once; tools of a
+    `RecordedToolset` have it built in.
     PydanticAI does not tell a run which tool call started it, so without this the second such run is refused
     (`LLMKeyConflict`); it never gets the answer of the first.
     """
 
     async def wrap_tool_execute(
         self,
-        ctx: RunContext[Any],  # noqa: ARG002  # the base's signature
+        ctx: RunContext[Any],
         *,
         call: ToolCallPart,
         tool_def: ToolDefinition,  # noqa: ARG002  # the base's signature
@@ -39,11 +44,19 @@ class NestedRuns(AbstractCapability[Any]):
         handler: WrapToolExecuteHandler,
     ) -> Any:
         """Run the tool while its call is known to the runs that it starts."""
-        token = _tool_call_id.set(call.tool_call_id)
-        try:
+        with inside_tool(ctx.run_id, call.tool_call_id):
             return await handler(args)
-        finally:
-            _tool_call_id.reset(token)
+
+
+@contextmanager
+def inside_tool(run_id: str | None, tool_call_id: str | None) -> Iterator[None]:
+    """Let the runs that are started inside the block know the tool call that starts them."""
+    path, call = _inside.get(), (run_id, tool_call_id)
+    token = _inside.set(path if call in path else (*path, call))
+    try:
+        yield
+    finally:
+        _inside.reset(token)
 
 
 def named_by(source: str, facts: Mapping[str, Any] | None, *, prefix: str = "") -> LLMCallContext:
@@ -81,7 +94,9 @@ def agreed(sources: Iterable[tuple[str, LLMCallContext]]) -> LLMCallContext:
 
 
 def step_key(key: str, run: RunContext[Any] | None, *, name: str | None) -> str:
-    """Return the key of one request of a run: `key/agent/step`, or `key/agent>tool_call/step` in a tool's run.
+    """Return the key of one request of a run: `key/agent/step`, or `key/agent>tool_call/step` in a run of a tool.
+
+    A run of a tool of such a run names both calls, and so on.
 
     Outside an agent run there is one request, so the key itself serves.
 
@@ -96,9 +111,17 @@ def step_key(key: str, run: RunContext[Any] | None, *, name: str | None) -> str:
             "an idempotency key needs a named agent, so that two agents under one key stay apart: "
             "write Agent(..., name='extract') or PydanticAiLiteLLMModel(..., name='extract')"
         )
-    started_by = _tool_call_id.get()
-    path = f"{agent}>{started_by}" if started_by else agent
+    path = ">".join([agent, *(str(call) for _, call in _inside.get())])
     return f"{key}/{path}/{run.run_step}"
+
+
+def step_facts(request: LLMRequest, context: LLMCallContext) -> dict[str, JsonValue]:
+    """Return what the tools of a step must know of its request, for its answer's metadata; nothing without a key."""
+    if request.idempotency_key is None:
+        return {}
+    whose = context.model_dump(exclude_none=True)
+    forced = {"force_new_execution": True} if request.force_new_execution else {}
+    return {STEP: {**whose, "idempotency_key": request.idempotency_key, **forced}}
 
 
 def agent_facts(run: RunContext[Any] | None) -> dict[str, JsonValue]:

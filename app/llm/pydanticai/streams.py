@@ -1,10 +1,11 @@
 """A live stream of ours as PydanticAI's: its events as the deltas arrive, and in the end the answer of the ledger."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import UTC, datetime
 
+from pydantic import JsonValue
 from pydantic_ai.messages import ModelResponse, ModelResponseStreamEvent
 from pydantic_ai.models import ModelRequestParameters, StreamedResponse
 
@@ -26,12 +27,14 @@ class LiveStreamedResponse(StreamedResponse):
         stream: LLMStream,
         first: Delta | LLMResponse,
         told: Callable[[], AbstractContextManager[None]],
+        step: Mapping[str, JsonValue],
     ) -> None:
-        """Go on with `stream` after `first`; `told` says its errors in PydanticAI's words."""
+        """Go on with `stream` after `first`; `told` says its errors in PydanticAI's words, `step` is for metadata."""
         super().__init__(params)
         self._stream = stream
         self._first = first
         self._told = told
+        self._step = step
         self._heard: list[Delta] = []
         self._final: ModelResponse | None = None
         self._began_at = datetime.now(UTC)
@@ -100,7 +103,7 @@ class LiveStreamedResponse(StreamedResponse):
 
         A FallbackModel has written its own attempts and notes by then: they stay, as with a whole answer.
         """
-        final = model_response(response)
+        final = model_response(response, self._step)
         name_answer(self._span, final)
         self._usage = final.usage
         self.finish_reason = final.finish_reason

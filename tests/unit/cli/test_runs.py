@@ -224,3 +224,26 @@ def test_check_fails_on_an_empty_and_on_a_newer_database(signalbox: Run) -> None
         newer = signalbox(*command)
         assert newer.code == 1
         assert "migrated by a newer version of signalbox" in newer.told
+
+
+@pytest.mark.usefixtures("on_each_database")
+def test_an_effect_is_listed_and_shown_as_a_tool(signalbox: Run) -> None:
+    async def pay() -> dict[str, str]:
+        return {"receipt": "Ærø"}
+
+    async def paid() -> None:
+        async with build_llm_service(load_settings(), client=ScriptedClient()) as llm:
+            context = LLMCallContext(workspace_id="local")
+            await llm.once("k1", "pay", {"order": 1}, pay, context=context)
+
+    signalbox("migrate")
+    asyncio.run(paid())
+    [run] = listed(signalbox)
+    assert (run["provider"], run["model"], run["profile"], run["cost_usd"]) == ("tool", "pay", "tool", 0)
+    assert "tool:pay" in signalbox("runs", "list").out
+    shown = signalbox("runs", "show", run["id"]).out
+    assert "[calls pay({'order': 1})]" in shown
+    assert '{"receipt": "Ærø"}' in shown
+    whole = json.loads(signalbox("runs", "show", run["id"], "--json").out)
+    assert whole["request"] == {"v": 1, "effect": {"name": "pay", "arguments": {"order": 1}}}
+    assert whole["response"] == {"v": 1, "result": {"receipt": "Ærø"}}

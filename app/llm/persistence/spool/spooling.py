@@ -9,13 +9,13 @@ from typing import TypeVar
 from app.llm import telemetry as events
 from app.llm.errors import LLMLedgerUnavailable
 from app.llm.persistence import ledger
-from app.llm.persistence.codec import Codec, decode_response, opened
+from app.llm.persistence.codec import Codec, stored_answer
 from app.llm.persistence.executor import Executor
 from app.llm.persistence.ledger import UNPLACED
 from app.llm.persistence.models import SUCCEEDED
 from app.llm.persistence.settlement import Settlement
 from app.llm.persistence.spool.pending import Refused, Spool
-from app.llm.ports import Conflict, Finished, KeyState, Replay, StoredAnswer
+from app.llm.ports import Conflict, Finished, KeyState, Replay
 from app.llm.telemetry import Telemetry
 from app.llm.types import ServedFrom
 
@@ -179,16 +179,13 @@ class Spooling:
         if settled.request_sha256 != request_sha256:
             return Conflict(run_id=settled.run_id)
         kept = {row["sha256"]: row for row in settled.payloads}.get(settled.run["response_payload"])
-        response = kept and decode_response(
-            opened(kept, self._codec, run_id=settled.run_id),
-            run_id=settled.run_id,
-            route=(),
-            served_from=ServedFrom.REPLAY,
-        )
-        answer = StoredAnswer(
-            run_id=settled.run_id,
-            candidate_sha256=settled.run["candidate_sha256"],
-            request_sha256=request_sha256,
-            response=response or None,
-        )
+        row = {
+            "id": settled.run_id,
+            "candidate_sha256": settled.run["candidate_sha256"],
+            "request_sha256": request_sha256,
+            "route": "[]",
+            "bytes": None,
+            **(kept or {}),
+        }
+        answer = stored_answer(row, ServedFrom.REPLAY, self._codec)
         return Replay(answer=answer)
