@@ -200,7 +200,11 @@ async def test_each_item_of_a_prompt_reaches_the_model_or_is_refused_by_name(kin
         assert holds(await sent(prompt), expected)
 
 
-@pytest.mark.parametrize("kind", members(pai.MultiModalContent), ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize(
+    "kind",
+    sorted(members(pai.MultiModalContent), key=lambda kind: kind.__name__),
+    ids=lambda kind: kind.__name__,
+)
 async def test_each_file_of_a_tool_reaches_the_model_or_is_refused_by_name(kind: type) -> None:
     item, expected = SHOWN[kind]
     called = ModelResponse([pai.ToolCallPart("f", {}, "1")])
