@@ -184,9 +184,10 @@ async def test_while_it_runs_others_are_told_or_wait_for_its_result(db_url: str)
         with pytest.raises(LLMKeyInProgress) as caught:
             await pay(llm, work)
         assert 0 < (caught.value.retry_after_s or 0) <= 15
+        refused = asyncio.Event()
+        patient.ledger.after = lambda _: refused.set()
         waiter = asyncio.create_task(pay(patient.llm, work))
-        while "claim" not in patient.ledger.seen:  # noqa: ASYNC110  # the seam has no event for it
-            await asyncio.sleep(0.001)
+        await refused.wait()
         work.gate.set()
         assert await waiter == await call == "receipt 1"
     assert work.runs == 1
