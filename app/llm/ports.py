@@ -315,7 +315,11 @@ class LLMRunRepo(Protocol):
         ...
 
     async def asked(self, workspace_id: str, run_id: str) -> LLMRequest | Effect | None:
-        """Return what a run of the workspace was about; None where that is not stored, or not yet, or unreadable."""
+        """Return what a run of the workspace was about; None where that is not stored, or not yet.
+
+        Raises:
+            LLMLedgerError: It cannot be read, here or now.
+        """
         ...
 
     async def mark_succeeded(self, run: NewRun, success: Success) -> Finished:

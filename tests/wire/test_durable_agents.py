@@ -277,6 +277,8 @@ async def test_a_tool_that_waits_for_an_approval_runs_once_it_has_it(world: Worl
     world.ollama.script(Reply.tool_call("pay", {"order": 1}), Reply.text("Paid."))
     asked = await agent().run("Pay.", metadata=RUN)
     assert isinstance(asked.output, DeferredToolRequests)
+    (row,) = [row for row in await world.outside.runs() if row["provider"] == "tool"]
+    assert (row["error_code"], row["idem_slot"]) == ("cancelled", None)
     (wanted,) = asked.output.approvals
     approval = DeferredToolResults(approvals={wanted.tool_call_id: True})
     for _ in range(2):
@@ -460,18 +462,23 @@ async def test_agents_within_tools_within_agents_have_keys_of_their_own(world: W
     assert {key.split("/")[1].count(">") for key in deepest} == {2}
 
 
-async def test_the_older_way_to_name_nested_runs_changes_no_key(world: World) -> None:
+async def test_a_tool_that_is_recorded_from_now_on_changes_no_key_of_the_agents_in_it(world: World) -> None:
+    """The run of an older version replays: `NestedRuns`, which named them then, and recording agree."""
     summarizer = world.agent(name="summarizer")
 
     async def summarize(ctx: RunContext[Any], text: str) -> str:
         """Sum up."""
         return str((await summarizer.run(text, metadata=ctx.metadata)).output)
 
+    model, nested = PydanticAiLiteLLMModel(world.llm), NestedRuns()
     world.ollama.script(Reply.tool_call("summarize", {"text": "one"}))
-    first = await world.agent(summarize).run("x", metadata=RUN)
+    older = Agent(model, name="clerk", tools=[summarize], capabilities=[nested])
+    first = await older.run("x", metadata=RUN)
     sends, keys = world.sends, await world.keys()
-    again = await world.agent(summarize, capabilities=[NestedRuns()]).run("x", metadata=RUN)
-    assert (again.output, world.sends, await world.keys()) == (first.output, sends, keys)
+    again = await world.agent(summarize, capabilities=[nested]).run("x", metadata=RUN)
+    assert (again.output, world.sends) == (first.output, sends)
+    (tool,) = [row for row in await world.outside.runs() if row["provider"] == "tool"]
+    assert await world.keys() == [*keys, tool["idempotency_key"]]
 
 
 @pytest.mark.parametrize("prompts", [("x", "x"), ("x", "y")], ids=["alike", "not alike"])

@@ -6,13 +6,12 @@ rollback after a paid call loses its record.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from typing import Literal, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.llm import telemetry as events
-from app.llm.errors import LLMError, LLMLedgerError, LLMLedgerUnavailable
+from app.llm.errors import LLMError, LLMLedgerError
 from app.llm.persistence import ledger, settlement
 from app.llm.persistence.codec import decode_request, opened
 from app.llm.persistence.executor import Executor, Result, SessionExecutor, Step, Steps
@@ -90,12 +89,9 @@ class LedgerRunRepo:
         return await self._transact(lambda: ledger.renew(run.run_id, self.rules.owner, run.lease_s))
 
     async def asked(self, workspace_id: str, run_id: str) -> LLMRequest | Effect | None:
-        """Return what a run was about, where that is stored and can be read."""
+        """Return what a run was about, where that is stored."""
         row = (await self._read(ledger.request_of(workspace_id, run_id))).first
-        if row is not None:
-            with suppress(LLMLedgerUnavailable):  # encrypted with another key
-                return decode_request(opened(row, self.rules.codec, run_id=run_id))
-        return None
+        return None if row is None else decode_request(opened(row, self.rules.codec, run_id=run_id))
 
     async def mark_succeeded(self, run: NewRun, success: Success) -> Finished:
         """Settle a run that has its answer."""

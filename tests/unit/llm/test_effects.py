@@ -79,7 +79,7 @@ async def test_an_effect_is_run_once_by_whatever_process_and_returns_what_it_ret
         "SUCCEEDED",
     )
     assert (row["sends_noted"], row["total_tokens"], row["cost_usd"]) == (0, None, 0)
-    assert (row["replayed_count"], row["cache_mode"]) == (2, "bypass")
+    assert (row["replayed_count"], row["cache_mode"], row["finish_reason"]) == (2, "bypass", None), "no hit"
     assert await outside.attempts(row["id"]) == []
 
 
@@ -177,15 +177,17 @@ async def test_force_runs_it_again(sqlite_url: str):
 async def test_while_it_runs_others_are_told_or_wait_for_its_result(db_url: str):
     work = Work()
     work.gate = asyncio.Event()
-    waiting = service(db_url, on_in_progress="wait")
+    waiting = rig(db_url, clock=SystemClock(), on_in_progress="wait")
     async with service(db_url, lease_grace_s=15) as llm, waiting as patient:
         call = asyncio.create_task(pay(llm, work))
         await work.began.wait()
         with pytest.raises(LLMKeyInProgress) as caught:
             await pay(llm, work)
         assert 0 < (caught.value.retry_after_s or 0) <= 15
-        waiter = asyncio.create_task(pay(patient, work))
-        await asyncio.sleep(0)
+        refused = asyncio.Event()
+        patient.ledger.after = lambda _: refused.set()
+        waiter = asyncio.create_task(pay(patient.llm, work))
+        await refused.wait()
         work.gate.set()
         assert await waiter == await call == "receipt 1"
     assert work.runs == 1
@@ -418,13 +420,6 @@ async def test_in_a_unit_of_work_it_is_the_callers_to_commit(db_url: str):
             await session.commit()
         assert await pay(llm, work) == "receipt 2"
     await view.close()
-
-
-async def test_the_cache_knows_no_effects(sqlite_url: str):
-    async with service(sqlite_url, cache_enabled=True) as llm:
-        work = Work()
-        for number in (1, 2):
-            assert await llm.once(f"k{number}", "pay", ORDER, work) == f"receipt {number}"
 
 
 # -- two requests under one key
