@@ -19,6 +19,7 @@ from typer.main import get_command
 
 from app.cli import NAME, cli
 from app.llm.errors import LLMCancelled, LLMError, LLMProviderError
+from app.llm.fields import Fields
 from app.llm.schemas import SchemaDialect
 from app.llm.schemas.features import FEATURES, outcome
 from app.llm.settings import PREFIX, LLMSettings
@@ -157,8 +158,9 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
 
 
 def _sections() -> dict[str, list[str]]:
-    """Return the fields of the settings by the section comment above them."""
-    _, *parts = _SECTION.split(inspect.getsource(LLMSettings))
+    """Return the fields of the settings by the section comment above them, each class's behind those of its heirs."""
+    rooms = [kind for kind in LLMSettings.__mro__ if issubclass(kind, Fields)]
+    parts = [part for room in rooms for part in _SECTION.split(inspect.getsource(room))[1:]]
     return {
         title: [name for name in _FIELD.findall(body) if name in LLMSettings.model_fields]
         for title, body in zip(parts[::2], parts[1::2], strict=True)
