@@ -176,7 +176,7 @@ def _default(field: FieldInfo) -> str:
     value: Any = field.default
     if isinstance(value, SecretStr):
         return value.get_secret_value()
-    if value is None:
+    if value is None or value == {}:
         return ""
     if isinstance(value, tuple):
         return ",".join(map(str, value))

@@ -16,6 +16,8 @@ from app.llm.fields import PREFIX, CommaList
 from app.llm.fields.gemini import GeminiFields
 from app.llm.fields.ledger import CacheMatch, LedgerFields, OnAbandoned, OnInProgress, StorePayloads
 from app.llm.fields.ollama import OllamaFields
+from app.llm.fields.routing_file import RoutingFileFields
+from app.llm.routing_file import Origins
 from app.llm.schemas import SchemaMismatch
 from app.llm.types import LLMProfile, LLMProvider, checked_model
 
@@ -61,8 +63,8 @@ class LiteLLMLane(StrEnum):
     ACOMPLETION = "acompletion"
 
 
-class LLMSettings(OllamaFields, GeminiFields, LedgerFields):
-    """Settings from `LLM_` variables or a `.env` file in the working directory."""
+class LLMSettings(RoutingFileFields, OllamaFields, GeminiFields, LedgerFields):
+    """Settings from `LLM_` variables, a `.env` file in the working directory, or the routing file that they name."""
 
     # -- routing
     default_profile: LLMProfile = LLMProfile.BALANCED
@@ -198,10 +200,11 @@ def isolated_settings(**values: Any) -> LLMSettings:
 
 
 def load_settings(**values: Any) -> LLMSettings:  # whatever a field takes
-    """Read the settings once; `values` (by field name) beat the environment, which beats `.env`.
+    """Read the settings once; `values` (by field name) beat the environment, which beats `.env`, which beats the routing file.
 
     Raises:
-        LLMSettingsError: One line for each wrong value: variable, value (masked if secret), what would be right.
+        LLMSettingsError: For each wrong value: its variable or its line in the file, the value (masked if secret), and
+            what would be right.
     """
     known = [f"{PREFIX}{name.upper()}" for name in LLMSettings.model_fields]
     refuse_misspelt(os.environ, prefix=PREFIX, known=known)
@@ -214,19 +217,21 @@ def _checked(kind: type[LLMSettings], values: dict[str, Any]) -> LLMSettings:
     try:
         return kind(**values)
     except ValidationError as error:
-        text = "; ".join(_explain(fault) for fault in error.errors(include_url=False))
+        origins = Origins.of(kind, values, kind.read_file)
+        text = "; ".join(_explain(fault, origins) for fault in error.errors(include_url=False))
     raise LLMSettingsError(text)  # here, without pydantic's error behind it, which holds the values
 
 
-def _explain(fault: Any) -> str:  # pydantic's ErrorDetails
+def _explain(fault: Any, origins: Origins) -> str:  # pydantic's ErrorDetails
     message = str(fault["msg"]).removeprefix("Value error, ")
     if not fault["loc"]:
         return message
-    name = str(fault["loc"][0])
+    name, *within = map(str, fault["loc"])
     field = name.lower().removeprefix(PREFIX.lower())
     annotation = str(LLMSettings.model_fields[field].annotation) if field in LLMSettings.model_fields else ""
-    shown = (
-        "********" if "Secret" in annotation else _USER_OF_URL.sub(r"\1********@", repr(fault.get("input")))
-    )
+    origin = origins.origin(field, *within)
+    text = repr(fault.get("input") if origin.text is None else origin.text)
+    shown = "********" if "Secret" in annotation else _USER_OF_URL.sub(r"\1********@", text)
     variable = name if name.isupper() else f"{PREFIX}{name.upper()}"
-    return f"{variable}={shown}: {message}"
+    place = "".join((variable, *(f"[{each}]" for each in within))) if origin.text is None else origin.name
+    return f"{place}={shown}: {message}"
