@@ -1,0 +1,160 @@
+"""What `config` does once its options are read; loaded by it alone, because that takes time."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from pydantic import SecretStr
+
+from app.bootstrap import checked_url, database_name, payload_codec
+from app.llm.candidates import Candidate
+from app.llm.errors import LLMSettingsError
+from app.llm.messages import Message
+from app.llm.providers import Catalog
+from app.llm.router import LLMRouter, no_candidate
+from app.llm.routing_file import Origin, Origins
+from app.llm.settings import PREFIX, LLMSettings, load_settings
+from app.llm.types import LLMProfile, LLMRequest
+
+MASK = "********"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InForce:
+    """One setting."""
+
+    name: str
+    """Its variable; of a model or a stage, the key in the file."""
+    value: str | None
+    """As it may be shown; None for one that is unset."""
+    origin: Origin
+
+    @property
+    def where(self) -> str:
+        """The source, in words."""
+        if self.origin.source == "file":
+            return self.origin.name
+        return f"{self.origin.source} {self.origin.name}".rstrip()
+
+    def document(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        where = self.origin.name or None
+        return {"name": self.name, "value": self.value, "source": self.origin.source, "where": where}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checked:
+    """What a check found."""
+
+    faults: list[str]
+    warnings: list[str]
+    summary: str
+
+
+def in_force(config: str | None) -> list[InForce]:
+    """Return every setting, in the order of their names; models and stages one by one."""
+    settings, origins = _loaded(config)
+    return [each for name in sorted(LLMSettings.model_fields) for each in _shown(settings, origins, name)]
+
+
+def checked(config: str | None) -> Checked:
+    """Return what is wrong with settings that can be read.
+
+    Raises:
+        LLMSettingsError: They cannot be read.
+    """
+    settings, origins = _loaded(config)
+    catalog, file = Catalog.from_settings(settings), origins.file()
+    return Checked(
+        faults=[*_faults_of_the_ledger(settings), *_faults_of_routing(settings, catalog)],
+        warnings=[*_clear_secrets(settings, origins), *_unlisted_models(settings, catalog)],
+        summary=f"{file.path if file else 'no routing file'}; "
+        + "; ".join(f"{profile}: {_names(catalog.listed(profile))}" for profile in LLMProfile),
+    )
+
+
+def _loaded(config: str | None) -> tuple[LLMSettings, Origins]:
+    given = {"config_file": config} if config else {}
+    settings = load_settings(**given)
+    return settings, Origins.of(LLMSettings, given, LLMSettings.read_file)
+
+
+def _shown(settings: LLMSettings, origins: Origins, name: str) -> Iterator[InForce]:
+    value, origin = getattr(settings, name), origins.origin(name)
+    if not isinstance(value, dict) or not value:
+        yield InForce(name=f"{PREFIX}{name.upper()}", value=_text(value if value != {} else None, origin, settings), origin=origin)
+        return
+    for key, said in value.items():
+        inner = said.model_dump(exclude_none=True) if hasattr(said, "model_dump") else None
+        for part, each in inner.items() if inner is not None else (("", said),):
+            loc = (name, key, part) if part else (name, key)
+            whence = origins.origin(*loc)
+            yield InForce(name=".".join(loc), value=_text(each, whence, settings), origin=whence)
+
+
+def _text(value: Any, origin: Origin, settings: LLMSettings) -> str | None:
+    if value is settings.database_url:
+        return _database(settings)
+    if isinstance(value, SecretStr):
+        return MASK
+    if origin.refers:
+        return origin.text
+    return _plain(value)
+
+
+def _plain(value: Any) -> str | None:
+    if value is None:
+        return None
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value.value if isinstance(value, Enum) else value)
+
+
+def _database(settings: LLMSettings) -> str:
+    try:
+        return database_name(settings)
+    except LLMSettingsError:
+        return MASK
+
+
+def _faults_of_the_ledger(settings: LLMSettings) -> Iterator[str]:
+    for look in (checked_url, payload_codec) if settings.persist_runs else ():
+        try:
+            look(settings)
+        except LLMSettingsError as fault:
+            yield fault.message
+
+
+def _faults_of_routing(settings: LLMSettings, catalog: Catalog) -> Iterator[str]:
+    """Yield the profiles that nobody can serve, and a fallback that cannot be asked."""
+    router = LLMRouter.from_settings(settings)
+    for profile in LLMProfile:
+        decision = router.route(LLMRequest(messages=(Message.user("?"),), profile=profile), caps=catalog)
+        if not decision.kept:
+            yield no_candidate(decision).message
+        fallback = catalog.fallback
+        if fallback is not None and decision.kept and fallback not in decision.kept:
+            entry = next(each for each in decision.entries if each.candidate is fallback)
+            yield f"profile {profile}: the fallback {fallback.name} is never asked ({entry.reason})"
+
+
+def _clear_secrets(settings: LLMSettings, origins: Origins) -> Iterator[str]:
+    for name in LLMSettings.model_fields:
+        origin = origins.origin(name)
+        secret = isinstance(getattr(settings, name), SecretStr) and name != "database_url"
+        if secret and origin.source == "file" and not origin.refers:
+            yield f"{origin.name} holds a secret as it is: write ${{NAME}}, and give it in a variable"
+
+
+def _unlisted_models(settings: LLMSettings, catalog: Catalog) -> Iterator[str]:
+    listed = {candidate.name for candidate in catalog.all}
+    for name in settings.models:
+        if name not in listed:
+            yield f"models.{name}: no profile lists it, so it counts for pinned calls only"
+
+
+def _names(candidates: tuple[Candidate, ...]) -> str:
+    return ", ".join(candidate.name for candidate in candidates)
