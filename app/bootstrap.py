@@ -82,7 +82,7 @@ async def build_llm_service(
 def _tell_ready(settings: LLMSettings, catalog: Catalog, telemetry: Telemetry) -> None:
     telemetry.event(
         EVENT_READY,
-        candidates=", ".join(candidate.name for candidate in catalog.all if candidate.usable),
+        candidates=", ".join(candidate.name for candidate in catalog.all if candidate.usable and candidate.enabled),
         database=database_name(settings) if settings.persist_runs else "none",
         lane=settings.litellm_lane.value,
         cache="on" if settings.cache_enabled else "off",

@@ -47,7 +47,9 @@ def route(
     """Return the route that a call would take; neither a provider nor the database is asked."""
     settings = load_settings()
     request = request_of(asked, prompt, form=form, image=image)
-    return LLMRouter.from_settings(settings).route(request, caps=Catalog.from_settings(settings))
+    return LLMRouter.from_settings(settings).route(
+        request, caps=Catalog.from_settings(settings), stage=asked.stage
+    )
 
 
 def request_of(

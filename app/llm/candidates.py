@@ -42,6 +42,8 @@ class Candidate(Frozen):
     """Whether a prompt stays on hosts that `LLM_LOCAL_HOSTS` names."""
     usable: bool = True
     """False while its provider has no credentials."""
+    enabled: bool = True
+    """False where the settings switch its provider off."""
     identity: str
     """`candidate_sha256`: provider, model, API base and the options that our provider module adds."""
 
@@ -58,6 +60,7 @@ class RouteReason(StrEnum):
     LISTED = "listed"
     LOCAL_FIRST = "local_first"
     CLOUD_FIRST = "cloud_first"
+    FALLBACK = "fallback"
     NO_TOOLS = "no_tools"
     NO_FORCED_TOOL_CHOICE = "no_forced_tool_choice"
     NO_JSON = "no_json"
@@ -71,6 +74,7 @@ class RouteReason(StrEnum):
     LOCAL_ONLY = "local_only"
     NO_CLOUD_FALLBACK = "no_cloud_fallback"
     NO_CREDENTIALS = "no_credentials"
+    PROVIDER_OFF = "provider_off"
     PROVIDER_NOT_ALLOWED = "provider_not_allowed"
     NOT_IN_PROFILE = "not_in_profile"
     NOT_PINNED = "not_pinned"

@@ -68,16 +68,29 @@ def resolve_context(
         LLMWorkspaceConflict: Two of them name different workspaces, pipeline runs, stages or keys.
         LLMInvalidRequest: A reserved name in the metadata holds something else than text.
     """
-    facts = _agreed(
+    facts = _facts(request, given)
+    how = "put workspace_id into the request's metadata, pass context=LLMCallContext(workspace_id=...)"
+    metadata = {name: value for name, value in request.metadata.items() if name not in RESERVED}
+    return _resolved(facts, default_workspace, how, metadata)
+
+
+def stage_of(request: LLMRequest) -> str | None:
+    """Return the stage that the request and the scope name; None if they name none.
+
+    Raises:
+        LLMContractError: As `resolve_context`, but a workspace is not needed.
+    """
+    return _facts(request, None).get("stage")
+
+
+def _facts(request: LLMRequest, given: LLMCallContext | None) -> dict[str, str]:
+    return _agreed(
         {
             "context=": _said_by(given),
             "the request": _said_in(request),
             "scope": _said_by(_scope.get()),
         }
     )
-    how = "put workspace_id into the request's metadata, pass context=LLMCallContext(workspace_id=...)"
-    metadata = {name: value for name, value in request.metadata.items() if name not in RESERVED}
-    return _resolved(facts, default_workspace, how, metadata)
 
 
 def context_of_effect(

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from types import MappingProxyType
 from typing import NamedTuple, Self
@@ -64,6 +64,7 @@ _SKILLS = (
 
 _WORDS: Mapping[RouteReason, str] = {
     RouteReason.PROVIDER_NOT_ALLOWED: "not among constraints.providers",
+    RouteReason.PROVIDER_OFF: "switched off (LLM_PROVIDERS_OFF, or providers in LLM_CONFIG_FILE)",
     RouteReason.NO_CREDENTIALS: "no credentials (set LLM_{provider}_API_KEY)",
     RouteReason.LOCAL_ONLY: "not local, and LLM_LOCAL_ONLY or constraints.local_only keeps prompts local"
     " (name its host in LLM_LOCAL_HOSTS if it is yours)",
@@ -95,6 +96,8 @@ class LLMRouter:
     local_only: bool = False
     fallback_to_cloud: bool = True
     schema_mismatch: SchemaMismatch = SchemaMismatch.SIMPLIFY
+    stages: Mapping[str, LLMProfile] = field(default_factory=dict, compare=False)
+    """Profiles of stages; no part of what a remembered route depends on, for that knows its profile."""
 
     @classmethod
     def from_settings(cls, settings: LLMSettings) -> Self:
@@ -105,6 +108,7 @@ class LLMRouter:
             local_only=settings.local_only,
             fallback_to_cloud=settings.fallback_to_cloud,
             schema_mismatch=settings.schema_mismatch,
+            stages=settings.stages,
         )
 
     def route(
@@ -114,23 +118,25 @@ class LLMRouter:
         *,
         caps: Catalog,
         health: Mapping[str, bool] = EVERYBODY_WELL,
+        stage: str | None = None,
     ) -> RouteDecision:
         """Return the candidates to send to, in order, then the excluded ones. Equal arguments, equal decision.
 
         Args:
-            request: Its profile, or the default one, is the list. A pinned model replaces the list; it heads the
-                list instead where a fallback is explicitly allowed.
+            request: Its profile, or its stage's, or the default one, is the list. A pinned model replaces the list; it
+                heads the list instead where a fallback is explicitly allowed.
             constraints: Further limits beside the request's own; the tighter of the two rules.
             caps: The candidates, and what each can do.
             health: False for a `provider:model` that is known to be down. It is asked after the healthy ones, never
                 dropped; where `fallback_to_cloud` is off, no cloud candidate gets behind a local one that way.
+            stage: The step of a workflow that it belongs to.
 
         Raises:
             LLMInvalidRequest: The pinned model names an unknown provider.
             LLMSchemaMismatch: A candidate that is kept cannot be told a schema in full, and the settings want it to.
         """
         limits = tightened(request.constraints, constraints)
-        profile = request.profile or self.default_profile
+        profile = self.profile_of(request, stage)
         whole_schemas = self.schema_mismatch is not SchemaMismatch.SIMPLIFY
         needs_of = needs_by_provider(request, whole_schemas=whole_schemas)
         asked = _Asked(
@@ -150,6 +156,11 @@ class LLMRouter:
         if health:
             route = Route(self._healthy_first(route, health))
         return RouteDecision(profile=profile, route=route, needs_of=needs_of)
+
+    def profile_of(self, request: LLMRequest, stage: str | None) -> LLMProfile:
+        """Return the profile of a request: its own, else its stage's, else the default one."""
+        of_stage = self.stages.get(stage) if stage else None
+        return request.profile or of_stage or self.default_profile
 
     def _route(self, asked: "_Asked", needs_of: Mapping[LLMProvider, Needs], caps: Catalog) -> Route:
         kept: list[RouteEntry] = []
@@ -193,18 +204,19 @@ class LLMRouter:
             yield pinned, RouteReason.PINNED
             reason = reason if asked.allow_fallback else RouteReason.NOT_PINNED
         for candidates, why in (
-            (self._in_order(caps.listed(asked.profile)), reason),
+            (self._in_order(caps.listed(asked.profile), caps.fallback), reason),
             (caps.unlisted(asked.profile), RouteReason.NOT_IN_PROFILE),
         ):
             for candidate in candidates:
                 if candidate is not pinned:  # a listed candidate is pinned as the same object
-                    yield candidate, why
+                    last = candidate is caps.fallback and why not in _NOT_CONSIDERED
+                    yield candidate, RouteReason.FALLBACK if last else why
 
-    def _in_order(self, listed: tuple[Candidate, ...]) -> tuple[Candidate, ...]:
+    def _in_order(self, listed: tuple[Candidate, ...], last: Candidate | None) -> tuple[Candidate, ...]:
         if self.policy is RouterPolicy.AS_LISTED:
             return listed
         local_first = self.policy is RouterPolicy.LOCAL_FIRST
-        return tuple(sorted(listed, key=lambda candidate: candidate.local is not local_first))
+        return tuple(sorted(listed, key=lambda each: (each is last, each.local is not local_first)))
 
     def _fault(
         self, candidate: Candidate, needs: Needs, asked: "_Asked", kept: list[RouteEntry]
@@ -221,6 +233,8 @@ class LLMRouter:
     def _forbidden(self, candidate: Candidate, asked: "_Asked") -> RouteReason | None:
         if asked.providers is not None and candidate.provider not in asked.providers:
             return RouteReason.PROVIDER_NOT_ALLOWED
+        if not candidate.enabled:
+            return RouteReason.PROVIDER_OFF
         if not candidate.usable:
             return RouteReason.NO_CREDENTIALS
         if (self.local_only or asked.local_only) and not candidate.local:
@@ -242,9 +256,9 @@ class LLMRouter:
         return None
 
     def _healthy_first(self, route: Route, health: Mapping[str, bool]) -> tuple[RouteEntry, ...]:
-        def rank(entry: RouteEntry) -> tuple[bool, bool]:
+        def rank(entry: RouteEntry) -> tuple[bool, bool, bool]:
             behind_the_cloud = entry.candidate.local and not self.fallback_to_cloud
-            return behind_the_cloud, "unhealthy" in entry.detail
+            return entry.reason is RouteReason.FALLBACK, behind_the_cloud, "unhealthy" in entry.detail
 
         marked = (
             entry

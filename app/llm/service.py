@@ -9,7 +9,7 @@ from pydantic import JsonValue
 from app.llm.calls import Call, begin
 from app.llm.candidates import Candidate, RouteDecision
 from app.llm.checks import Check
-from app.llm.context import workspace_of
+from app.llm.context import stage_of, workspace_of
 from app.llm.deltas import Tell
 from app.llm.effects import Effects, Work
 from app.llm.errors import (
@@ -146,7 +146,10 @@ class LLMService(Stages):
     def explain(self, request: LLMRequest) -> RouteDecision:
         """Return the route that the request would take; nothing is sent or recorded."""
         return self._story.router.route(
-            request, caps=self._story.catalog, health=self._story.breaker.health()
+            request,
+            caps=self._story.catalog,
+            health=self._story.breaker.health(),
+            stage=stage_of(request),
         )
 
     def candidates(
@@ -221,12 +224,13 @@ class LLMService(Stages):
     def _ended(
         self, request: LLMRequest, call: Call | None, outcome: LLMResponse | BaseException, started_s: float
     ) -> None:
+        stage = call.context.stage if call else None
         self._telemetry.call_ended(
             outcome,
             request=request,
-            profile=request.profile or self._settings.default_profile,
+            profile=self._story.router.profile_of(request, stage),
             latency_ms=(self._clock.monotonic_s() - started_s) * 1000,
             run_id=call.run_id if call else None,
             workspace_id=call.context.workspace_id if call else None,
-            stage=call.context.stage if call else None,
+            stage=stage,
         )

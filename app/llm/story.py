@@ -118,7 +118,7 @@ class Story:
         return None if response is None else self._as_replay(call, response)
 
     async def _routed(self, call: Call) -> RouteDecision:
-        route = self.router.route(call.request, caps=self.catalog)
+        route = self.router.route(call.request, caps=self.catalog, stage=call.context.stage)
         if not route.kept:
             error = no_candidate(route).with_facts(run_id=call.run_id)
             await self._repo.record_failed(self._run(call, route, None), error)

@@ -50,6 +50,8 @@ class Catalog:
 
     all: tuple[Candidate, ...]
     """Every candidate of every profile once: profiles in the order of `LLMProfile`, each as it is listed."""
+    fallback: Candidate | None
+    """Who is tried last, whatever the profile; the last one of every list."""
     _settings: LLMSettings = field(repr=False)
     _listed: Mapping[LLMProfile, tuple[Candidate, ...]] = field(repr=False)
     _unlisted: Mapping[LLMProfile, tuple[Candidate, ...]] = field(repr=False)
@@ -61,13 +63,15 @@ class Catalog:
         cls, settings: LLMSettings, *, learned: Mapping[str, ProviderCaps] = NOTHING_LEARNED
     ) -> Self:
         """Return the catalog of these settings; `learned` caps, by `provider:model`, replace the known ones."""
-        names = {profile: settings.profile(profile) for profile in LLMProfile}
+        fallback = settings.fallback_name()
+        names = {profile: _listed(settings, profile, fallback) for profile in LLMProfile}
         by_name = {
             name: _candidate(settings, name, learned)
             for name in dict.fromkeys(name for listed in names.values() for name in listed)
         }
         return cls(
             all=tuple(by_name.values()),
+            fallback=by_name[fallback] if fallback else None,
             _settings=settings,
             _listed={profile: tuple(by_name[name] for name in listed) for profile, listed in names.items()},
             _unlisted={
@@ -79,7 +83,7 @@ class Catalog:
         )
 
     def listed(self, profile: LLMProfile) -> tuple[Candidate, ...]:
-        """Return the candidates of a profile in the order of the settings."""
+        """Return the candidates of a profile in the order of the settings, the fallback last."""
         return self._listed[profile]
 
     def unlisted(self, profile: LLMProfile) -> tuple[Candidate, ...]:
@@ -99,6 +103,18 @@ class Catalog:
         return self.from_settings(self._settings, learned={**self._learned, name: caps})
 
 
+def known_caps(settings: LLMSettings, provider: LLMProvider, model: str) -> ProviderCaps:
+    """Return what a model can do: by its provider's table, and where the settings know better, by them."""
+    caps, said = PROVIDERS[provider].caps(settings, model), settings.models.get(f"{provider}:{model}")
+    better = said.caps() if said else {}
+    return caps.model_copy(update={**better, "assumed": False}) if better else caps
+
+
+def _listed(settings: LLMSettings, profile: LLMProfile, fallback: str | None) -> tuple[str, ...]:
+    listed = settings.profile(profile)
+    return (*(name for name in listed if name != fallback), fallback) if fallback else listed
+
+
 def _candidate(settings: LLMSettings, name: str, learned: Mapping[str, ProviderCaps]) -> Candidate:
     prefix, _, model = name.partition(":")
     if prefix not in set(LLMProvider) or not model:
@@ -109,9 +125,10 @@ def _candidate(settings: LLMSettings, name: str, learned: Mapping[str, ProviderC
     return Candidate(
         provider=provider,
         model=model,
-        caps=learned.get(name) or facts.caps(settings, model),
+        caps=learned.get(name) or known_caps(settings, provider, model),
         local=facts.local(settings, model),
         usable=facts.usable(settings),
+        enabled=provider not in settings.providers_off,
         identity=candidate_sha256(
             provider=provider,
             model=model,

@@ -88,15 +88,15 @@ def caps(settings: LLMSettings, model: str) -> ProviderCaps:
         supports_json_schema=not _is_cloud(model),  # https://github.com/ollama/ollama/issues/12362
         supports_vision=known.get("supports_vision", False),
         schemas=_DIALECTS,
-        max_context_tokens=settings.ollama_num_ctx,
+        max_context_tokens=settings.num_ctx_of("ollama", model),
         preferred_for_profiles=(LLMProfile.FAST, LLMProfile.BALANCED),
         assumed=family is None,
     )
 
 
-def identity_options(settings: LLMSettings, model: str) -> dict[str, JsonValue]:  # noqa: ARG001  # as above
+def identity_options(settings: LLMSettings, model: str) -> dict[str, JsonValue]:
     """Return the options of ours that can change an answer; they are part of `candidate_sha256`."""
-    return {"num_ctx": settings.ollama_num_ctx}
+    return {"num_ctx": settings.num_ctx_of("ollama", model)}
 
 
 def call_options(settings: LLMSettings, model: str, request: LLMRequest) -> dict[str, Any]:
@@ -109,7 +109,7 @@ def call_options(settings: LLMSettings, model: str, request: LLMRequest) -> dict
         "api_key": settings.ollama_api_key.get_secret_value() if settings.ollama_api_key else None,
         "headers": header_pairs(settings.ollama_headers),
         "messages": rendered_messages(request.messages, signatures=False),
-        "num_ctx": settings.ollama_num_ctx,
+        "num_ctx": settings.num_ctx_of("ollama", model),
         "keep_alive": settings.ollama_keep_alive,
         "temperature": request.temperature,
         "top_p": request.top_p,

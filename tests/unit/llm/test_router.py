@@ -123,6 +123,47 @@ def test_kept_candidates_come_first_and_excluded_ones_keep_their_order():
     assert list(house.reasons(ask(tools=(TOOL,))))[:3] == [FLASH, "ollama:a", "ollama:b"]
 
 
+@pytest.mark.parametrize("policy", ["as_listed", "local_first", "cloud_first"])
+@pytest.mark.parametrize("listed", ["gemini:a,ollama:b", "ollama:z,gemini:a,ollama:b", "ollama:z"])
+def test_the_fallback_is_tried_last_whatever_the_list_and_the_policy(policy: str, listed: str):
+    house = House(profile_balanced=listed, router_policy=policy, fallback="ollama:z")
+    route = house.route(ask())
+    assert kept(route)[-1] == "ollama:z"
+    assert set(kept(route)) == {*listed.split(","), "ollama:z"}
+    assert [entry.reason.value for entry in route.entries if entry.kept][-1] == "fallback"
+
+
+def test_the_fallback_stays_behind_those_that_are_down():
+    house = House(profile_balanced="ollama", fallback="gemini")
+    assert kept(house.route(ask(), llama=False)) == [LLAMA, FLASH]
+
+
+def test_limits_rule_the_fallback_too():
+    house = House(profile_balanced="ollama", fallback="gemini", fallback_to_cloud=False)
+    assert house.reasons(ask()) == {LLAMA: "listed", FLASH: "no_cloud_fallback"}
+    house = House(profile_balanced="ollama", fallback="gemini")
+    assert house.reasons(ask(constraints=LLMConstraints(allow_fallback=False)))[FLASH] == "fallback_not_allowed"
+    assert house.reasons(ask(model=LLAMA)) == {LLAMA: "pinned", FLASH: "not_pinned"}
+
+
+def test_a_provider_that_is_off_is_excluded_even_if_it_is_pinned():
+    house = House(providers_off="ollama")
+    assert house.reasons(ask()) == {FLASH: "listed", LLAMA: "provider_off"}
+    with pytest.raises(LLMNoCandidate, match="switched off"):
+        house.router.select_provider(ask(model=LLAMA), caps=house.caps)
+
+
+def test_a_stage_has_its_profile_unless_the_request_names_one():
+    house = House(profile_fast="gemini", profile_advanced="ollama", stages="routing=fast,calling=advanced")
+
+    def profile(stage: str | None, **fields: Any) -> str:
+        return house.router.route(ask(**fields), caps=house.caps, stage=stage).profile
+
+    assert (profile("routing"), profile("calling")) == ("fast", "advanced")
+    assert (profile("other"), profile(None)) == ("balanced", "balanced")
+    assert profile("routing", profile="advanced") == "advanced"
+
+
 # -- a pinned model
 
 
