@@ -13,7 +13,8 @@ from app.core.clock import SystemClock
 from app.core.ids import new_id
 from app.llm.endpoints import payload_keys
 from app.llm.errors import LLMLedgerUnavailable, LLMSettingsError
-from app.llm.ports import ChatClient, LLMRunRepo
+from app.llm.knowledge import Knowledge
+from app.llm.ports import ChatClient, Describer, LLMRunRepo
 from app.llm.providers import Catalog
 from app.llm.redaction import Redactor
 from app.llm.service import LLMService
@@ -61,6 +62,9 @@ async def build_llm_service(
     )
     catalog = Catalog.from_settings(settings)
     async with AsyncExitStack() as stack:
+        describer = None if client or not settings.learn_timeout_s else _describer(settings)
+        knowledge = Knowledge(catalog, settings, clock=CLOCK, telemetry=telemetry, describer=describer)
+        stack.push_async_callback(knowledge.close)
         repo, join = await _ledger(settings, telemetry, stack)
         service = LLMService(
             Wiring(
@@ -68,6 +72,7 @@ async def build_llm_service(
                 client=client or _client(settings, telemetry),
                 repo=repo,
                 catalog=catalog,
+                knowledge=knowledge,
                 clock=CLOCK,
                 new_id=new_id,
                 telemetry=telemetry,
@@ -82,7 +87,9 @@ async def build_llm_service(
 def _tell_ready(settings: LLMSettings, catalog: Catalog, telemetry: Telemetry) -> None:
     telemetry.event(
         EVENT_READY,
-        candidates=", ".join(candidate.name for candidate in catalog.all if candidate.usable and candidate.enabled),
+        candidates=", ".join(
+            candidate.name for candidate in catalog.all if candidate.usable and candidate.enabled
+        ),
         database=database_name(settings) if settings.persist_runs else "none",
         lane=settings.litellm_lane.value,
         cache="on" if settings.cache_enabled else "off",
@@ -260,6 +267,12 @@ def _rules(settings: LLMSettings) -> "ClaimRules":
         codec=payload_codec(settings),
         memory_bytes=settings.memory_cache_bytes,
     )
+
+
+def _describer(settings: LLMSettings) -> Describer:
+    from app.llm.wire.describing import OllamaDescriber  # noqa: PLC0415
+
+    return OllamaDescriber(settings)
 
 
 def _client(settings: LLMSettings, telemetry: Telemetry) -> ChatClient:

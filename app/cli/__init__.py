@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 from typer.main import get_command
 
-from app.cli import batch, chat, config, explain, extract, migrate, prune, runs
+from app.cli import batch, chat, config, explain, extract, migrate, prune, runs, simulate
 from app.cli.faults import INTERRUPTED, told
 from app.cli.options import AsJson
 from app.cli.output import emit, emit_json, note
@@ -29,6 +29,7 @@ cli.add_typer(runs.group, name="runs")
 cli.add_typer(config.group, name="config")
 cli.command()(migrate.migrate)
 cli.command()(prune.prune)
+cli.command()(simulate.simulate)
 
 
 @dataclass(slots=True)

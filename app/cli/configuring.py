@@ -9,7 +9,9 @@ from pydantic import SecretStr
 
 from app.bootstrap import checked_url, database_name, payload_codec
 from app.llm.candidates import Candidate
+from app.llm.endpoints import passwords_of
 from app.llm.errors import LLMSettingsError
+from app.llm.fields.routing_file import ModelOverrides
 from app.llm.messages import Message
 from app.llm.providers import Catalog
 from app.llm.router import LLMRouter, no_candidate
@@ -18,6 +20,8 @@ from app.llm.settings import PREFIX, LLMSettings, load_settings
 from app.llm.types import LLMProfile, LLMRequest
 
 MASK = "********"
+SECTIONS = {"model_overrides": "models", "stage_profiles": "stages"}
+"""Settings that are shown one by one, under the section of a routing file that they stand in."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +59,7 @@ class Checked:
 def in_force(config: str | None) -> list[InForce]:
     """Return every setting, in the order of their names; models and stages one by one."""
     settings, origins = _loaded(config)
-    return [each for name in sorted(LLMSettings.model_fields) for each in _shown(settings, origins, name)]
+    return [each for name in sorted(type(settings).model_fields) for each in _shown(settings, origins, name)]
 
 
 def checked(config: str | None) -> Checked:
@@ -77,20 +81,26 @@ def checked(config: str | None) -> Checked:
 def _loaded(config: str | None) -> tuple[LLMSettings, Origins]:
     given = {"config_file": config} if config else {}
     settings = load_settings(**given)
-    return settings, Origins.of(LLMSettings, given, LLMSettings.read_file)
+    kind = type(settings)
+    return settings, Origins.of(kind, given, kind.read_file)
 
 
 def _shown(settings: LLMSettings, origins: Origins, name: str) -> Iterator[InForce]:
     value, origin = getattr(settings, name), origins.origin(name)
     if not isinstance(value, dict) or not value:
-        yield InForce(name=f"{PREFIX}{name.upper()}", value=_text(value if value != {} else None, origin, settings), origin=origin)
+        yield InForce(
+            name=f"{PREFIX}{name.upper()}",
+            value=_text(value if value != {} else None, origin, settings),
+            origin=origin,
+        )
         return
     for key, said in value.items():
-        inner = said.model_dump(exclude_none=True) if hasattr(said, "model_dump") else None
-        for part, each in inner.items() if inner is not None else (("", said),):
+        inner = said.model_dump(exclude_none=True) if isinstance(said, ModelOverrides) else {"": said}
+        for part, each in inner.items():
             loc = (name, key, part) if part else (name, key)
             whence = origins.origin(*loc)
-            yield InForce(name=".".join(loc), value=_text(each, whence, settings), origin=whence)
+            shown = ".".join((SECTIONS[name], *loc[1:]))
+            yield InForce(name=shown, value=_text(each, whence, settings), origin=whence)
 
 
 def _text(value: Any, origin: Origin, settings: LLMSettings) -> str | None:
@@ -142,16 +152,19 @@ def _faults_of_routing(settings: LLMSettings, catalog: Catalog) -> Iterator[str]
 
 
 def _clear_secrets(settings: LLMSettings, origins: Origins) -> Iterator[str]:
-    for name in LLMSettings.model_fields:
+    for name in type(settings).model_fields:
         origin = origins.origin(name)
-        secret = isinstance(getattr(settings, name), SecretStr) and name != "database_url"
+        value = getattr(settings, name)
+        secret = isinstance(value, SecretStr) and (
+            value is not settings.database_url or passwords_of(value.get_secret_value())
+        )
         if secret and origin.source == "file" and not origin.refers:
             yield f"{origin.name} holds a secret as it is: write ${{NAME}}, and give it in a variable"
 
 
 def _unlisted_models(settings: LLMSettings, catalog: Catalog) -> Iterator[str]:
     listed = {candidate.name for candidate in catalog.all}
-    for name in settings.models:
+    for name in settings.model_overrides:
         if name not in listed:
             yield f"models.{name}: no profile lists it, so it counts for pinned calls only"
 

@@ -105,7 +105,9 @@ def _own_database() -> Iterator[tuple[Path, dict[str, Any]]]:
 async def stub_world() -> AsyncIterator[World]:
     """Yield a world of stub providers on loopback; the environment's settings are not read."""
     with (
-        StubOllama(models=("llama3.2", "gemma3")) as ollama,
+        StubOllama(
+            models=("llama3.2", "gemma3"), capabilities={"gemma3": ("completion", "vision")}
+        ) as ollama,
         StubGemini(api_key=STUB_KEY) as gemini,
         _own_database() as (file, own),
     ):

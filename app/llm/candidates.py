@@ -32,6 +32,23 @@ class ProviderCaps(Frozen):
     assumed: bool = True
 
 
+class ModelFacts(Frozen):
+    """What a provider says of one of its models; None where it says nothing."""
+
+    context_tokens: int | None = None
+    tools: bool | None = None
+    vision: bool | None = None
+
+    def applied(self, caps: ProviderCaps) -> ProviderCaps:
+        """Return caps that agree with these facts; a window is never wider than what is asked for."""
+        said = {"supports_tools": self.tools, "supports_vision": self.vision}
+        window = min(self.context_tokens or caps.max_context_tokens, caps.max_context_tokens)
+        known = {name: able for name, able in said.items() if able is not None}
+        return caps.model_copy(
+            update={**known, "max_context_tokens": window, "assumed": caps.assumed and not known}
+        )
+
+
 class Candidate(Frozen):
     """A provider:model pair that the router may use, as one immutable snapshot of what is known about it."""
 

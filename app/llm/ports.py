@@ -7,7 +7,7 @@ from typing import Protocol
 
 from pydantic import JsonValue
 
-from app.llm.candidates import Candidate, RouteDecision
+from app.llm.candidates import Candidate, ModelFacts, RouteDecision
 from app.llm.deltas import OnDelta, Parts
 from app.llm.errors import LLMError
 from app.llm.types import Attempt, CacheMode, FinishReason, LLMRequest, LLMResponse, TokenUsage
@@ -268,6 +268,26 @@ class Finished:
     winner: StoredAnswer | None = None
     """Of a fenced run: the answer of the run that took over, if it has one."""
     successor_run_id: str | None = None
+
+
+class Describer(Protocol):
+    """Asks providers what their models can do."""
+
+    def asks_about(self, candidate: Candidate) -> bool:
+        """Return whether its provider describes its models, and may be asked."""
+        ...
+
+    async def describe(self, candidates: Sequence[Candidate]) -> Mapping[str, ModelFacts]:
+        """Return what is said of these models, by `provider:model`; one that is not there is left out.
+
+        Raises:
+            LLMProviderError: Nothing was said, or not in time.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Close what is open; idempotent."""
+        ...
 
 
 class LLMRunRepo(Protocol):

@@ -108,7 +108,7 @@ class LLMRouter:
             local_only=settings.local_only,
             fallback_to_cloud=settings.fallback_to_cloud,
             schema_mismatch=settings.schema_mismatch,
-            stages=settings.stages,
+            stages=settings.stage_profiles,
         )
 
     def route(

@@ -139,7 +139,7 @@ class LLMService(Stages):
                 self._wiring,
                 repo=self._wiring.join(session),
                 breaker=self._story.breaker,
-                catalog=self._story.catalog,
+                knowledge=self._story.knowledge,
             )
         )
 
@@ -147,7 +147,7 @@ class LLMService(Stages):
         """Return the route that the request would take; nothing is sent or recorded."""
         return self._story.router.route(
             request,
-            caps=self._story.catalog,
+            caps=self._story.knowledge.catalog,
             health=self._story.breaker.health(),
             stage=stage_of(request),
         )
@@ -157,8 +157,8 @@ class LLMService(Stages):
     ) -> tuple[Candidate, ...]:
         """Return the candidates of a profile in its order, or the pinned one."""
         if model is not None:
-            return (self._story.catalog.pinned(model),)
-        return self._story.catalog.listed(profile or self._settings.default_profile)
+            return (self._story.knowledge.catalog.pinned(model),)
+        return self._story.knowledge.catalog.listed(profile or self._settings.default_profile)
 
     async def warm_up(self) -> None:
         """Load what the first send would load (LiteLLM, about 3 s in a thread); idempotent."""

@@ -160,7 +160,9 @@ class LLMSettings(RoutingFileFields, OllamaFields, GeminiFields, LedgerFields):
         """Return the listed candidates of a profile as `provider:model`."""
         listed: tuple[str, ...] = getattr(self, f"profile_{LLMProfile(profile)}")
         return tuple(
-            dict.fromkeys(item if ":" in item else f"{item}:{getattr(self, f'{item}_model')}" for item in listed)
+            dict.fromkeys(
+                item if ":" in item else f"{item}:{getattr(self, f'{item}_model')}" for item in listed
+            )
         )
 
     def secrets(self) -> tuple[str, ...]:

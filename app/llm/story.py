@@ -22,6 +22,7 @@ from app.llm.errors import (
 )
 from app.llm.fencing import answer_of_successor
 from app.llm.idempotency import Claimer, ClaimPolicy, answer_of, replayed
+from app.llm.knowledge import Knowledge
 from app.llm.ports import (
     ChatClient,
     Clock,
@@ -39,7 +40,7 @@ from app.llm.ports import (
 )
 from app.llm.providers import Catalog
 from app.llm.retry import RetryPolicy
-from app.llm.router import LLMRouter, no_candidate, without
+from app.llm.router import LLMRouter, no_candidate
 from app.llm.sends import Sends
 from app.llm.settings import LLMSettings
 from app.llm.structured.judge import Judge, check_replay, passes
@@ -58,18 +59,22 @@ class Wiring:
     clock: Clock
     new_id: IdFactory
     telemetry: Telemetry
+    knowledge: Knowledge | None = None
+    """Shared by the views of one service; None makes a new one, which asks nobody."""
     breaker: Breaker | None = None
-    """Shared by the views of one service; None makes a new one."""
+    """Shared likewise."""
     join: Callable[[Any], LLMRunRepo] | None = None
     """Makes the joined binding for a caller's session; None without persistence."""
 
 
 class Story:
-    """Answers calls. It remembers nothing of them but what candidates turned out to lack, and who is left alone."""
+    """Answers calls. It remembers nothing of them but what is known of candidates, and who is left alone."""
 
     def __init__(self, wiring: Wiring) -> None:
         settings = wiring.settings
-        self.catalog = wiring.catalog
+        self.knowledge = wiring.knowledge or Knowledge(
+            wiring.catalog, settings, clock=wiring.clock, telemetry=wiring.telemetry
+        )
         self.breaker = wiring.breaker or Breaker.from_settings(settings, wiring.clock)
         self.router = LLMRouter.from_settings(settings)
         self._settings = settings
@@ -118,7 +123,10 @@ class Story:
         return None if response is None else self._as_replay(call, response)
 
     async def _routed(self, call: Call) -> RouteDecision:
-        route = self.router.route(call.request, caps=self.catalog, stage=call.context.stage)
+        stage, knowledge = call.context.stage, self.knowledge
+        profile = self.router.profile_of(call.request, stage)
+        await knowledge.ready(call.request, profile, left_s=call.deadline.left_s())
+        route = self.router.route(call.request, caps=knowledge.catalog, stage=stage)
         if not route.kept:
             error = no_candidate(route).with_facts(run_id=call.run_id)
             await self._repo.record_failed(self._run(call, route, None), error)
@@ -220,16 +228,10 @@ class Story:
             breaker=self.breaker,
             jitter=random.random,
             cached=cached,
-            learn=self._learn,
+            learn=self.knowledge.refused,
             tell=call.tell,
             judge=Judge(check=call.check),
         )
-
-    def _learn(self, candidate: Candidate, lacking: str) -> None:
-        """Remember, until the process ends, what a candidate turned out not to support."""
-        caps = without(candidate.caps, lacking)
-        if caps != candidate.caps:
-            self.catalog = self.catalog.with_caps(candidate.name, caps)
 
     def _served(self, call: Call, run: NewRun, claimed: Replay | Hit) -> LLMResponse:
         stored = answer_of(claimed.answer)

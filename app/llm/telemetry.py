@@ -44,6 +44,9 @@ EVENT_SPOOL_ELSEWHERE = "llm_spool_of_another_host"
 EVENT_UNPLACED = "llm_answer_unplaced"
 EVENT_ANSWER_LOST = "llm_answer_not_recorded"
 EVENT_SPOOL_UNWRITABLE = "llm_spool_unwritable"
+EVENT_LEARNED = "llm_learned"
+EVENT_MODEL_MISSING = "llm_model_missing"
+EVENT_NOT_DESCRIBED = "llm_models_not_described"
 EVENT_BACKGROUND_FAULT = "llm_background_fault"
 
 _OWN_WORDS = frozenset({"llm_run_id", "status", "served_from", "profile", "provider", "error_code"})

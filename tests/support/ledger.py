@@ -32,8 +32,9 @@ SETTINGS: dict[str, Any] = {
     "profile_advanced": f"{SECOND},{FIRST}",
     "gemini_api_key": GEMINI_KEY,
     "default_workspace": "w1",
+    "learn_timeout_s": 0,
 }
-"""Two candidates; the first one is local."""
+"""Two candidates; the first one is local, and stubs meet nothing but calls."""
 
 
 def settings_for(url: str, **values: Any) -> LLMSettings:

@@ -8,27 +8,14 @@ from typing import Annotated, Any, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 
-from app.llm.fields import Fields
+from app.llm.fields import CommaList, Fields
 from app.llm.routing_file import RoutingFileSource
 from app.llm.routing_file.source import variable_of
 from app.llm.routing_file.values import FileValues, Known, read_values
-from app.llm.types import LLMProfile, LLMProvider, checked_model
+from app.llm.types import LLMProfile, checked_model
 
-
-def providers_known() -> tuple[str, ...]:
-    """Return the names that a routing file may switch on and off."""
-    return tuple(LLMProvider)
-
-
-def _provider(name: str) -> str:
-    if name not in providers_known():
-        raise ValueError(f"{name!r} is no provider of {', '.join(providers_known())}")
-    return name
-
-
-def _candidate(name: str) -> str:
-    _provider(name.partition(":")[0])
-    return checked_model(name)
+_LIMIT = "_concurrency_limit"
+"""The end of a field that every provider has, one of a user's own too."""
 
 
 class ModelOverrides(BaseModel):
@@ -59,21 +46,36 @@ class RoutingFileFields(Fields):
     # -- routing file
     config_file: Path | None = None
     """A routing file, YAML or TOML. Variables and `.env` beat it, it beats the defaults."""
-    providers_off: Annotated[tuple[Annotated[str, AfterValidator(_provider)], ...], NoDecode] = ()
+    providers_off: CommaList = ()
     """Providers that are never asked, whatever the profiles list."""
-    models: Annotated[dict[Annotated[str, AfterValidator(_candidate)], ModelOverrides], NoDecode] = Field(default={})
+    model_overrides: Annotated[
+        dict[Annotated[str, AfterValidator(checked_model)], ModelOverrides], NoDecode
+    ] = Field(default={})
     """What is known better of single models, as JSON: `{"ollama:qwen3:8b": {"num_ctx": 16384, "supports_vision": false}}`."""
-    stages: Annotated[dict[str, LLMProfile], NoDecode] = Field(default={})
+    stage_profiles: Annotated[dict[str, LLMProfile], NoDecode] = Field(default={})
     """Profile of each stage, for requests that name none: `query_routing=fast,tool_calling=advanced`."""
     fallback: str | None = None
     """Candidate that every profile tries last: `provider:model`, or a bare provider for its configured model."""
+
+    # -- learning
+    learn_timeout_s: float = Field(default=2.0, ge=0, le=60)
+    """Seconds that Ollama has to say what its models can do (`/api/tags`, `/api/show`); the first call to a model waits for it. 0: it is not asked."""
+    learn_ttl_s: float = Field(default=3600.0, gt=0)
+    """Seconds after which it is asked again, beside a call."""
 
     @field_validator("providers_off", mode="before")
     @classmethod
     def _list_of_providers(cls, value: object) -> object:
         return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
 
-    @field_validator("models", mode="before")
+    @field_validator("providers_off")
+    @classmethod
+    def _providers_are_known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for provider in value:
+            cls._check_provider(provider)
+        return value
+
+    @field_validator("model_overrides", mode="before")
     @classmethod
     def _models_are_json(cls, value: object) -> object:
         if not isinstance(value, str):
@@ -83,11 +85,11 @@ class RoutingFileFields(Fields):
         except ValueError as error:
             raise ValueError(f"not JSON: {error}") from None
 
-    @field_validator("models")
+    @field_validator("model_overrides")
     @classmethod
     def _models_are_candidates(cls, value: dict[str, ModelOverrides]) -> dict[str, ModelOverrides]:
         for name, said in value.items():
-            provider = name.partition(":")[0]
+            provider = cls._check_provider(name.partition(":")[0])
             has_window = f"{provider}_num_ctx" in cls.model_fields
             if said.num_ctx is not None and not has_window:
                 raise ValueError(f"{name}: {provider} takes no num_ctx: write max_context_tokens")
@@ -95,7 +97,7 @@ class RoutingFileFields(Fields):
                 raise ValueError(f"{name}: the window of {provider} is what is asked for: write num_ctx")
         return value
 
-    @field_validator("stages", mode="before")
+    @field_validator("stage_profiles", mode="before")
     @classmethod
     def _stages_are_pairs(cls, value: object) -> object:
         if not isinstance(value, str):
@@ -108,7 +110,11 @@ class RoutingFileFields(Fields):
     @field_validator("fallback")
     @classmethod
     def _fallback_is_a_candidate(cls, value: str | None) -> str | None:
-        return value if value is None or value in providers_known() else _candidate(value)
+        if value is None:
+            return None
+        provider, colon, _ = value.partition(":")
+        cls._check_provider(provider)
+        return checked_model(value) if colon else value
 
     @model_validator(mode="after")
     def _fallback_is_on(self) -> Self:
@@ -118,7 +124,7 @@ class RoutingFileFields(Fields):
 
     def num_ctx_of(self, provider: str, model: str) -> int:
         """Return the window that is asked for with every call to a model, in tokens."""
-        said = self.models.get(f"{provider}:{model}")
+        said = self.model_overrides.get(f"{provider}:{model}")
         own: int = getattr(self, f"{provider}_num_ctx")
         return own if said is None or said.num_ctx is None else said.num_ctx
 
@@ -127,6 +133,17 @@ class RoutingFileFields(Fields):
         if self.fallback is None or ":" in self.fallback:
             return self.fallback
         return f"{self.fallback}:{getattr(self, f'{self.fallback}_model')}"
+
+    @classmethod
+    def providers_known(cls) -> tuple[str, ...]:
+        """Return the providers that have settings, and can be switched on and off."""
+        return tuple(name.removesuffix(_LIMIT) for name in cls.model_fields if name.endswith(_LIMIT))
+
+    @classmethod
+    def _check_provider(cls, name: str) -> str:
+        if name not in cls.providers_known():
+            raise ValueError(f"{name!r} is no provider of {', '.join(cls.providers_known())}")
+        return name
 
     @classmethod
     def read_file(cls, path: Path, dotenv: Mapping[str, str | None]) -> FileValues:
@@ -138,7 +155,7 @@ class RoutingFileFields(Fields):
         known = Known(
             fields=cls.model_fields,
             overrides=ModelOverrides.model_fields,
-            providers=providers_known(),
+            providers=cls.providers_known(),
             variable=variable_of(dotenv),
         )
         return read_values(path, known)

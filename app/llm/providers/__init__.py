@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Protocol, Self
 
-from app.llm.candidates import Candidate, ProviderCaps
+from app.llm.candidates import Candidate, ModelFacts, ProviderCaps
 from app.llm.errors import LLMInvalidRequest
 from app.llm.fingerprint import candidate_sha256
 from app.llm.providers import gemini, ollama
@@ -103,10 +103,16 @@ class Catalog:
         return self.from_settings(self._settings, learned={**self._learned, name: caps})
 
 
-def known_caps(settings: LLMSettings, provider: LLMProvider, model: str) -> ProviderCaps:
-    """Return what a model can do: by its provider's table, and where the settings know better, by them."""
-    caps, said = PROVIDERS[provider].caps(settings, model), settings.models.get(f"{provider}:{model}")
-    better = said.caps() if said else {}
+def known_caps(
+    settings: LLMSettings, provider: LLMProvider, model: str, facts: ModelFacts | None = None
+) -> ProviderCaps:
+    """Return what a model can do: by its provider's table, by its provider's own words, and above all by the settings."""
+    caps, overrides = (
+        PROVIDERS[provider].caps(settings, model),
+        settings.model_overrides.get(f"{provider}:{model}"),
+    )
+    caps = facts.applied(caps) if facts else caps
+    better = overrides.caps() if overrides else {}
     return caps.model_copy(update={**better, "assumed": False}) if better else caps
 
 

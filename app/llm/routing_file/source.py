@@ -17,7 +17,9 @@ Read = Callable[[Path, Mapping[str, str | None]], FileValues]
 class RoutingFileSource(PydanticBaseSettingsSource):
     """Reads the file that the sources above it name as `config_file`; without one it says nothing."""
 
-    def __init__(self, settings_cls: type[BaseSettings], dotenv: PydanticBaseSettingsSource, read: Read) -> None:
+    def __init__(
+        self, settings_cls: type[BaseSettings], dotenv: PydanticBaseSettingsSource, read: Read
+    ) -> None:
         super().__init__(settings_cls)
         self._dotenv = dotenv.env_vars if isinstance(dotenv, EnvSettingsSource) else {}
         self._read = read
@@ -27,6 +29,7 @@ class RoutingFileSource(PydanticBaseSettingsSource):
         return None, field_name, False
 
     def __call__(self) -> dict[str, Any]:
+        """Return the values of the file by the names of their fields."""
         named = self.current_state.get("config_file")
         return dict(self._read(Path(named), self._dotenv).values) if named else {}
 

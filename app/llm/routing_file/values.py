@@ -15,8 +15,9 @@ SECTIONS = ("providers", "models", "profiles", "stages", "fallback")
 """The keys of a file beside plain settings."""
 
 _REFERENCE = re.compile(r"\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)\}|\$\{")
+_FIELDS_OF = {"models": "model_overrides", "stages": "stage_profiles"}
 _YES, _NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
-_PLAIN = {"config_file", "providers_off", "models", "stages"}
+_PLAIN = {"config_file", "providers_off", *_FIELDS_OF.values()}
 """Fields that a file cannot name as they are: it has a section for them, or is what they name."""
 
 Loc = tuple[str, ...]
@@ -56,7 +57,7 @@ class FileValues:
     values: Mapping[str, Any]
     """By the name of the field."""
     places: Mapping[Loc, Place]
-    """By the field, and what is within it: `("models", "ollama:a", "num_ctx")`."""
+    """By the field, and what is within it: `("model_overrides", "ollama:a", "num_ctx")`."""
 
     def place(self, loc: tuple[Any, ...]) -> Place | None:
         """Return where the value at `loc` stands, or else the nearest one around it."""
@@ -109,7 +110,9 @@ class _Reading:
                 self._unknown(name, written, "", self._top_level())
 
     def _top_level(self) -> list[str]:
-        plain = (name for name in self.known.fields if name not in _PLAIN and not self._spelled_elsewhere(name))
+        plain = (
+            name for name in self.known.fields if name not in _PLAIN and not self._spelled_elsewhere(name)
+        )
         return [*SECTIONS, *plain]
 
     def _spelled_elsewhere(self, name: str) -> str | None:
@@ -155,14 +158,18 @@ class _Reading:
         return [provider] if said.lower() in _NO else []
 
     def _models(self, section: Written) -> None:
-        self.places["models",] = _place(section, "models")
+        field_of = _FIELDS_OF["models"]
+        self.places[field_of,] = _place(section, "models")
         for model, written in self._members(section, "models"):
             key = f"models.{model}"
-            self.places["models", model] = _place(written, key)
-            self.values.setdefault("models", {})[model] = {}
+            if model.partition(":")[0] not in self.known.providers:
+                self._unknown(model, written, "models", [f"{each}:MODEL" for each in self.known.providers])
+                continue
+            self.places[field_of, model] = _place(written, key)
+            self.values.setdefault(field_of, {})[model] = {}
             for name, said in self._members(written, key):
                 if name in self.known.overrides:
-                    self._set(("models", model, name), said, f"{key}.{name}")
+                    self._set((field_of, model, name), said, f"{key}.{name}")
                 else:
                     self._unknown(name, said, key, self.known.overrides)
 
@@ -176,7 +183,7 @@ class _Reading:
 
     def _stages(self, section: Written) -> None:
         for stage, written in self._members(section, "stages"):
-            self._set(("stages", stage), written, f"stages.{stage}")
+            self._set((_FIELDS_OF["stages"], stage), written, f"stages.{stage}")
 
     # -- values
 
@@ -185,7 +192,9 @@ class _Reading:
         if isinstance(section.value, Mapping):
             yield from section.value.items()
         elif section.value is not None:
-            self.faults.append((section.line, f"{key or 'the file'} holds names and values, not {_shown(section)}"))
+            self.faults.append(
+                (section.line, f"{key or 'the file'} holds names and values, not {_shown(section)}")
+            )
 
     def _set(self, loc: Loc, written: Written, key: str) -> None:
         """Keep a value; one that is empty counts as unset, as an empty variable does."""
@@ -215,7 +224,9 @@ class _Reading:
         if found[0] == "$${":
             return "${"
         if found[1] is None:
-            self.faults.append((line, f"{key}: `${{` begins no name: write ${{NAME}}, or $${{ for the text itself"))
+            self.faults.append(
+                (line, f"{key}: `${{` begins no name: write ${{NAME}}, or $${{ for the text itself")
+            )
             return ""
         if not (value := self.known.variable(found[1])):
             self.faults.append((line, f"{key}: the variable {found[1]} is not set"))
@@ -224,7 +235,9 @@ class _Reading:
     def _unknown(self, name: str, written: Written, section: str, known: Collection[str]) -> None:
         key = f"{section}.{name}" if section else name
         elsewhere = self._spelled_elsewhere(name) if not section and name in self.known.fields else None
-        near = get_close_matches(name, sorted(known), n=1) or [each for each in known if each.endswith(f"_{name}")]
+        near = get_close_matches(name, sorted(known), n=1) or [
+            each for each in known if each.endswith(f"_{name}")
+        ]
         meant = elsewhere or (f"{section}.{near[0]}" if section and near else near[0] if near else None)
         advice = f"{meant} was meant?" if meant else f"known: {', '.join(sorted(known))}"
         self.faults.append((written.line, f"{key} is not known here: {advice}"))

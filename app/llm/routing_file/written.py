@@ -110,7 +110,9 @@ def _toml(text: str) -> Written:
 def _of_value(value: Any, path: tuple[str, ...], line: int, lines: Mapping[tuple[str, ...], int]) -> Written:
     line = lines.get(path, line)
     if isinstance(value, dict):
-        return Written(line, {name: _of_value(each, (*path, name), line, lines) for name, each in value.items()})
+        return Written(
+            line, {name: _of_value(each, (*path, name), line, lines) for name, each in value.items()}
+        )
     if isinstance(value, list):
         return Written(line, tuple(_of_value(each, (*path, "[]"), line, lines) for each in value))
     if isinstance(value, bool):

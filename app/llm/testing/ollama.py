@@ -1,7 +1,7 @@
 """Speak Ollama's HTTP API from a script, field by field as the real server does, so that clients meet its quirks."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Final
 
@@ -38,8 +38,8 @@ _TEXTS: Final = {
 class StubOllama(StubServer):
     """An Ollama with `models` pulled.
 
-    `capabilities` and `context_length` are what /api/show reports; a request that needs tools, images or thinking
-    is refused as Ollama refuses it where the capability is left out.
+    `capabilities` (of all models, or a mapping from some) and `context_length` are what /api/show reports; a request
+    that needs tools, images or thinking is refused as Ollama refuses it where the capability is left out.
 
     Example:
         >>> from app.llm.testing import Reply, StubOllama
@@ -54,13 +54,18 @@ class StubOllama(StubServer):
         self,
         models: Iterable[str] = ("llama3.2",),
         *,
-        capabilities: Iterable[str] = _ALL_CAPABILITIES,
+        capabilities: Iterable[str] | Mapping[str, Iterable[str]] = _ALL_CAPABILITIES,
         context_length: int = 131_072,
         version: str = "0.12.6",
     ) -> None:
         super().__init__()
         self._models = {_tagged(model): model for model in models}
-        self._capabilities = tuple(capabilities)
+        one_for_all = None if isinstance(capabilities, Mapping) else tuple(capabilities)
+        said = capabilities if isinstance(capabilities, Mapping) else {}
+        self._capabilities = {
+            tagged: one_for_all or tuple(said.get(model, _ALL_CAPABILITIES))
+            for tagged, model in self._models.items()
+        }
         self._context_length = context_length
         self._version = version
         self._show_gates: tuple[Gate, ...] = ()
@@ -87,9 +92,10 @@ class StubOllama(StubServer):
         model = str(body.get("model", ""))
         if _tagged(model) not in self._models:
             return Failure(status=404)
-        if body.get("tools") and "tools" not in self._capabilities:
+        able = self._capabilities[_tagged(model)]
+        if body.get("tools") and "tools" not in able:
             return Failure(status=400, cause=Cause.NO_TOOLS)
-        if body.get("think") and "thinking" not in self._capabilities:
+        if body.get("think") and "thinking" not in able:
             return Failure(status=400, message=f'"{model}" does not support thinking')
         return None
 
@@ -184,7 +190,7 @@ class StubOllama(StubServer):
             "template": "{{ .Prompt }}",
             "details": _details(),
             "model_info": info,
-            "capabilities": list(self._capabilities),
+            "capabilities": list(self._capabilities[_tagged(asked)]),
             "modified_at": _now(),
         }
         return Wire(body=_dumped(shown))

@@ -46,17 +46,28 @@ class OneRequestHTTP:
         async with self._posted(url, headers, body, exchange) as posted:
             exchange.body = await posted.whole()
 
+    async def fetch(self, url: str, headers: Mapping[str, str], exchange: Exchange) -> None:
+        """Get a document, once; all else as in `send`."""
+        async with self._posted(url, headers, None, exchange) as fetched:
+            exchange.body = await fetched.whole()
+
     def stream(self, url: str, headers: Mapping[str, str], body: bytes, exchange: Exchange) -> "Posted":
         """Post `body`, once, when it is entered, and give the answer in pieces; leaving closes what is not read."""
         return self._posted(url, headers, body, exchange)
 
-    def _posted(self, url: str, headers: Mapping[str, str], body: bytes, exchange: Exchange) -> "Posted":
+    def _posted(
+        self, url: str, headers: Mapping[str, str], body: bytes | None, exchange: Exchange
+    ) -> "Posted":
         exchange.requests += 1
         if exchange.requests > 1:
             raise RuntimeError("a second request of the same attempt was refused")
         exchange.begin()
-        post = self._session().post(url, headers=headers, data=_payload(body), allow_redirects=False)
-        return Posted(post, exchange)
+        session = self._session()
+        if body is None:
+            return Posted(session.get(url, headers=headers, allow_redirects=False), exchange)
+        return Posted(
+            session.post(url, headers=headers, data=_payload(body), allow_redirects=False), exchange
+        )
 
     async def close(self) -> None:
         """Close the sessions of every event loop; idempotent."""

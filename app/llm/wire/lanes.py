@@ -36,7 +36,7 @@ class Lanes:
             library: LiteLLM, loaded.
             unfit: Told why `dialect` cannot be had where it is wanted; `acompletion` takes its place.
         """
-        lines = {provider: _line(settings, provider) for provider in PROVIDERS}
+        lines = {provider: line_to(settings, provider) for provider in PROVIDERS}
         of: dict[LLMProvider, Lane] = dict.fromkeys(PROVIDERS, AcompletionLane(library, lines))
         if settings.litellm_lane is LiteLLMLane.DIALECT:
             try:
@@ -53,7 +53,8 @@ class Lanes:
             await line.close()
 
 
-def _line(settings: LLMSettings, provider: LLMProvider) -> OneRequestHTTP:
+def line_to(settings: LLMSettings, provider: LLMProvider) -> OneRequestHTTP:
+    """Return connections to a provider, through the environment's proxy if it has one for that host."""
     base = urlsplit(PROVIDERS[provider].api_base(settings))
     tls = settings.ca_bundle is not None and base.scheme == "https"
     return OneRequestHTTP(

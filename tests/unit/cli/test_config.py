@@ -53,7 +53,9 @@ def test_show_says_what_is_in_force_and_where_it_came_from(
     assert said["stages.plan"] == ["fast", "signalbox.yaml:11:", "stages.plan"]
 
 
-def test_show_names_every_setting_and_no_secret(signalbox: Run, monkeypatch: pytest.MonkeyPatch, file: str) -> None:
+def test_show_names_every_setting_and_no_secret(
+    signalbox: Run, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
     monkeypatch.setenv("LLM_DATABASE_URL", "postgresql+asyncpg://me:d-secret@host/name")
     monkeypatch.setenv("LLM_CONFIG_FILE", file)
     for args in ((), ("--json",)):
@@ -62,7 +64,7 @@ def test_show_names_every_setting_and_no_secret(signalbox: Run, monkeypatch: pyt
             assert secret not in done.out
         assert "postgresql+asyncpg://me:***@host/name" in done.out
     shown = {each["name"]: each for each in json.loads(done.out)}
-    within = {"LLM_MODELS": "models.ollama:a.num_ctx", "LLM_STAGES": "stages.plan"}
+    within = {"LLM_MODEL_OVERRIDES": "models.ollama:a.num_ctx", "LLM_STAGE_PROFILES": "stages.plan"}
     named = {within.get(f"LLM_{name.upper()}", f"LLM_{name.upper()}") for name in LLMSettings.model_fields}
     assert set(shown) == named
     assert shown["LLM_GEMINI_API_KEY"] == {
@@ -72,7 +74,9 @@ def test_show_names_every_setting_and_no_secret(signalbox: Run, monkeypatch: pyt
     assert shown["LLM_OLLAMA_API_KEY"]["value"] is None
 
 
-def test_check_is_silent_about_what_is_right_and_warns_of_a_secret_in_clear(signalbox: Run, file: str) -> None:
+def test_check_is_silent_about_what_is_right_and_warns_of_a_secret_in_clear(
+    signalbox: Run, file: str
+) -> None:
     done = signalbox("config", "check", "--config", file)
     assert done.code == 0
     assert done.out.startswith("no faults: signalbox.yaml; fast: ollama:llama3.2, gemini:gemini-2.5-flash;")
@@ -86,7 +90,10 @@ def test_check_is_silent_about_what_is_right_and_warns_of_a_secret_in_clear(sign
     [
         ("profiles:\n  fast: [gemini]\n", "fault: no candidate of profile fast can serve this request"),
         ("providers:\n  ollama: off\n  gemini: off\n", "fault: no candidate of profile balanced can serve"),
-        ("fallback: gemini\n", "fault: profile fast: the fallback gemini:gemini-2.5-flash is never asked (no_credentials)"),
+        (
+            "fallback: gemini\n",
+            "fault: profile fast: the fallback gemini:gemini-2.5-flash is never asked (no_credentials)",
+        ),
         ("database_url: mysql://x\n", "fault: LLM_DATABASE_URL=mysql://x: write sqlite+aiosqlite:///FILE"),
     ],
 )
@@ -124,6 +131,6 @@ def test_in_a_process_of_its_own_the_exit_code_and_the_line_reach_the_shell(file
 
 
 def test_explain_takes_the_profile_of_the_stage(signalbox: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LLM_STAGES", "plan=advanced")
+    monkeypatch.setenv("LLM_STAGE_PROFILES", "plan=advanced")
     assert json.loads(signalbox("explain", "Hi", "--stage", "plan", "--json").out)["profile"] == "advanced"
     assert json.loads(signalbox("explain", "Hi", "--stage", "other", "--json").out)["profile"] == "balanced"

@@ -142,7 +142,9 @@ def test_limits_rule_the_fallback_too():
     house = House(profile_balanced="ollama", fallback="gemini", fallback_to_cloud=False)
     assert house.reasons(ask()) == {LLAMA: "listed", FLASH: "no_cloud_fallback"}
     house = House(profile_balanced="ollama", fallback="gemini")
-    assert house.reasons(ask(constraints=LLMConstraints(allow_fallback=False)))[FLASH] == "fallback_not_allowed"
+    assert (
+        house.reasons(ask(constraints=LLMConstraints(allow_fallback=False)))[FLASH] == "fallback_not_allowed"
+    )
     assert house.reasons(ask(model=LLAMA)) == {LLAMA: "pinned", FLASH: "not_pinned"}
 
 
@@ -154,7 +156,9 @@ def test_a_provider_that_is_off_is_excluded_even_if_it_is_pinned():
 
 
 def test_a_stage_has_its_profile_unless_the_request_names_one():
-    house = House(profile_fast="gemini", profile_advanced="ollama", stages="routing=fast,calling=advanced")
+    house = House(
+        profile_fast="gemini", profile_advanced="ollama", stage_profiles="routing=fast,calling=advanced"
+    )
 
     def profile(stage: str | None, **fields: Any) -> str:
         return house.router.route(ask(**fields), caps=house.caps, stage=stage).profile
@@ -397,6 +401,7 @@ def test_no_candidate_says_of_each_why_and_what_to_do():
     sorted(
         set(RouteReason)
         - {RouteReason.PINNED, RouteReason.LISTED, RouteReason.LOCAL_FIRST, RouteReason.CLOUD_FIRST}
+        - {RouteReason.FALLBACK}
     ),
 )
 def test_every_reason_of_exclusion_has_words(reason: RouteReason):

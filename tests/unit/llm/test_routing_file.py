@@ -98,17 +98,28 @@ def test_all_that_a_file_may_say_is_in_force(team_key: str, name: str, text: str
     assert (settings.ollama_api_base, settings.ollama_num_ctx) == ("http://gpu-box:11434", 4096)
     assert settings.profile(LLMProfile.FAST) == ("ollama:qwen3:8b", "gemini:gemini-2.5-flash")
     assert settings.profile(LLMProfile.ADVANCED) == ("gemini:gemini-2.5-pro", "ollama:llama3.2")
-    assert settings.stages == {"query_routing": LLMProfile.FAST, "tool_calling": LLMProfile.ADVANCED}
-    assert settings.models["ollama:qwen3:8b"].model_dump(exclude_none=True) == {"num_ctx": 16384, "supports_vision": False}
-    assert (settings.cache_enabled, settings.default_timeout_s, settings.local_hosts) == (True, 30.0, ("gpu-box",))
+    assert settings.stage_profiles == {"query_routing": LLMProfile.FAST, "tool_calling": LLMProfile.ADVANCED}
+    assert settings.model_overrides["ollama:qwen3:8b"].model_dump(exclude_none=True) == {
+        "num_ctx": 16384,
+        "supports_vision": False,
+    }
+    assert (settings.cache_enabled, settings.default_timeout_s, settings.local_hosts) == (
+        True,
+        30.0,
+        ("gpu-box",),
+    )
     assert (settings.fallback_name(), settings.providers_off) == ("gemini:gemini-2.5-flash", ())
 
 
 def test_yaml_and_toml_say_the_same(team_key: str):
-    assert load(YAML).model_dump(exclude={"config_file"}) == load(TOML, "a.toml").model_dump(exclude={"config_file"})
+    assert load(YAML).model_dump(exclude={"config_file"}) == load(TOML, "a.toml").model_dump(
+        exclude={"config_file"}
+    )
 
 
-def test_variables_beat_dot_env_which_beats_the_file_which_beats_the_defaults(monkeypatch: pytest.MonkeyPatch):
+def test_variables_beat_dot_env_which_beats_the_file_which_beats_the_defaults(
+    monkeypatch: pytest.MonkeyPatch,
+):
     Path(".env").write_text("LLM_CONFIG_FILE=signalbox.yaml\nLLM_MAX_ATTEMPTS=3\nLLM_QUEUE_LIMIT=3\n")
     write("max_attempts: 5\nqueue_limit: 5\nattempts_per_candidate: 5\n")
     monkeypatch.setenv("LLM_QUEUE_LIMIT", "7")
@@ -126,13 +137,13 @@ def test_a_key_in_a_variable_of_either_name_beats_the_file(monkeypatch: pytest.M
 
 
 def test_the_variables_of_a_section_replace_it_as_a_whole(monkeypatch: pytest.MonkeyPatch, team_key: str):
-    monkeypatch.setenv("LLM_STAGES", "summarise=balanced, plan=advanced,")
-    monkeypatch.setenv("LLM_MODELS", '{"gemini:x": {"max_context_tokens": 5}}')
+    monkeypatch.setenv("LLM_STAGE_PROFILES", "summarise=balanced, plan=advanced,")
+    monkeypatch.setenv("LLM_MODEL_OVERRIDES", '{"gemini:x": {"max_context_tokens": 5}}')
     monkeypatch.setenv("LLM_PROVIDERS_OFF", "ollama")
     settings = load(YAML)
-    assert settings.stages == {"summarise": LLMProfile.BALANCED, "plan": LLMProfile.ADVANCED}
-    assert settings.models["gemini:x"].max_context_tokens == 5
-    assert (len(settings.models), settings.providers_off) == (1, ("ollama",))
+    assert settings.stage_profiles == {"summarise": LLMProfile.BALANCED, "plan": LLMProfile.ADVANCED}
+    assert settings.model_overrides["gemini:x"].max_context_tokens == 5
+    assert (len(settings.model_overrides), settings.providers_off) == (1, ("ollama",))
 
 
 def test_isolated_settings_read_no_file(monkeypatch: pytest.MonkeyPatch):
@@ -154,11 +165,18 @@ def test_each_setting_of_each_provider_has_its_place(provider: str):
     for name in [name for name in LLMSettings.model_fields if name.startswith(f"{provider}_")]:
         default = LLMSettings.model_fields[name].default
         value = default if default is not None else "X-A: b" if name.endswith("_headers") else "text"
-        assert name in load(f"providers:\n  {provider}:\n    {name.removeprefix(f'{provider}_')}: '{value}'\n").model_fields_set
+        assert (
+            name
+            in load(
+                f"providers:\n  {provider}:\n    {name.removeprefix(f'{provider}_')}: '{value}'\n"
+            ).model_fields_set
+        )
 
 
 def test_what_has_no_value_is_unset():
-    settings = load("providers:\n  ollama:\n    keep_alive:\n    model: ''\n  gemini:\nprofiles:\nmax_attempts: ~\n")
+    settings = load(
+        "providers:\n  ollama:\n    keep_alive:\n    model: ''\n  gemini:\nprofiles:\nmax_attempts: ~\n"
+    )
     assert settings == load_settings(config_file=Path("signalbox.yaml"))
     assert settings.model_fields_set == {"config_file"}
     assert load("").model_fields_set == load("", "a.toml").model_fields_set == {"config_file"}
@@ -209,7 +227,7 @@ WRONG_YAML = [
     ("models:\n  ollama:a:\n    vision: yes\n", "3: models.ollama:a.vision is not known here: models.ollama:a.supports_vision was meant?"),
     ("models:\n  gemini:a:\n    num_ctx: 4096\n", "1: models='a mapping': gemini:a: gemini takes no num_ctx: write max_context_tokens"),
     ("models:\n  ollama:a:\n    max_context_tokens: 5\n", "1: models='a mapping': ollama:a: the window of ollama is what is asked for: write num_ctx"),
-    ("models:\n  ollama:b: {}\n  nobody:a: {}\n", "3: models.nobody:a='a mapping': 'nobody' is no provider of"),
+    ("models:\n  ollama:b: {}\n  nobody:a: {}\n", "3: models.nobody:a is not known here: known: gemini:MODEL, ollama:MODEL"),
     ("models:\n  gemini: {}\n", "2: models.gemini='a mapping': a model is named provider:model"),
     ("profiles:\n  fast:\n  - ollama\n  - nobody\n", "2: profiles.fast='[ollama, nobody]': 'nobody' is not `provider:model`"),
     ("stages:\n  plan: quick\n", "2: stages.plan='quick': Input should be 'fast', 'balanced' or 'advanced'"),
@@ -268,7 +286,9 @@ def test_every_unknown_key_is_named_at_once_in_the_order_of_the_file():
         ("latin.yaml", "latin.yaml: not UTF-8 text (byte 3)"),
     ],
 )
-def test_a_file_that_cannot_be_read_is_refused_by_its_name(monkeypatch: pytest.MonkeyPatch, name: str, told: str):
+def test_a_file_that_cannot_be_read_is_refused_by_its_name(
+    monkeypatch: pytest.MonkeyPatch, name: str, told: str
+):
     Path("notes.txt").write_text("")
     Path("folder.yaml").mkdir()
     Path("latin.yaml").write_bytes("a: ä".encode("latin-1"))
@@ -285,10 +305,10 @@ def test_a_fallback_whose_provider_is_off_is_refused():
 
 def test_a_wrong_variable_is_named_by_its_name_beside_a_file(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("LLM_MAX_ATTEMPTS", "0")
-    monkeypatch.setenv("LLM_MODELS", "{")
+    monkeypatch.setenv("LLM_MODEL_OVERRIDES", "{")
     told = fault("max_attempts: 3\n")
     assert "LLM_MAX_ATTEMPTS='0': Input should be greater than or equal to 1" in told
-    assert "LLM_MODELS='{': not JSON" in told
+    assert "LLM_MODEL_OVERRIDES='{': not JSON" in told
 
 
 # -- what it means
@@ -296,7 +316,9 @@ def test_a_wrong_variable_is_named_by_its_name_beside_a_file(monkeypatch: pytest
 
 def test_overrides_beat_the_table_and_change_the_identity_only_by_num_ctx():
     plain = Catalog.from_settings(load(""))
-    told = Catalog.from_settings(load("models:\n  ollama:llama3.2: {supports_tools: no}\n  ollama:b: {num_ctx: 2048}\n"))
+    told = Catalog.from_settings(
+        load("models:\n  ollama:llama3.2: {supports_tools: no}\n  ollama:b: {num_ctx: 2048}\n")
+    )
     assert plain.pinned("ollama:llama3.2").caps.supports_tools
     assert not told.pinned("ollama:llama3.2").caps.supports_tools
     assert told.pinned("ollama:llama3.2").identity == plain.pinned("ollama:llama3.2").identity
@@ -306,8 +328,13 @@ def test_overrides_beat_the_table_and_change_the_identity_only_by_num_ctx():
 
 
 def test_a_model_of_which_something_is_said_is_assumed_no_more():
-    catalog = Catalog.from_settings(load("models:\n  gemini:new: {max_context_tokens: 5000}\n  ollama:new: {num_ctx: 4096}\n"))
-    assert (catalog.pinned("gemini:new").caps.max_context_tokens, catalog.pinned("gemini:new").caps.assumed) == (5000, False)
+    catalog = Catalog.from_settings(
+        load("models:\n  gemini:new: {max_context_tokens: 5000}\n  ollama:new: {num_ctx: 4096}\n")
+    )
+    assert (
+        catalog.pinned("gemini:new").caps.max_context_tokens,
+        catalog.pinned("gemini:new").caps.assumed,
+    ) == (5000, False)
     assert catalog.pinned("ollama:new").caps.assumed
 
 
@@ -318,7 +345,14 @@ def test_each_value_has_its_origin(monkeypatch: pytest.MonkeyPatch, team_key: st
     origins = Origins.of(LLMSettings, {"max_attempts": 2}, LLMSettings.read_file)
     said = {
         name: (origin.source, origin.name)
-        for name in ("max_attempts", "queue_limit", "config_file", "gemini_api_key", "profile_fast", "log_content")
+        for name in (
+            "max_attempts",
+            "queue_limit",
+            "config_file",
+            "gemini_api_key",
+            "profile_fast",
+            "log_content",
+        )
         for origin in [origins.origin(name)]
     }
     assert said == {
@@ -329,5 +363,16 @@ def test_each_value_has_its_origin(monkeypatch: pytest.MonkeyPatch, team_key: st
         "profile_fast": ("file", "signalbox.yaml:14: profiles.fast"),
         "log_content": ("default", ""),
     }
-    assert origins.origin("models", "ollama:qwen3:8b", "supports_vision").name.startswith("signalbox.yaml:12: ")
+    assert origins.origin("model_overrides", "ollama:qwen3:8b", "supports_vision").name.startswith(
+        "signalbox.yaml:12: "
+    )
     assert origins.origin("gemini_api_key").refers
+
+
+def test_the_file_of_the_readme_can_be_read(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TEAM_GEMINI_KEY", "k")
+    readme = (Path(__file__).parents[3] / "README.md").read_text()
+    settings = load(readme.split("```yaml\n", 1)[1].split("```", 1)[0])
+    assert settings.num_ctx_of("ollama", "qwen3:8b") == 32768
+    assert settings.fallback_name() == "gemini:gemini-2.5-flash"
+    assert settings.stage_profiles.keys() == {"query_routing", "tool_calling"}
