@@ -31,7 +31,7 @@ class Migration:
 
 async def listed(wanted: RunFilter, *, limit: int) -> list[reports.Row]:
     """Return the newest runs that fit, newest first."""
-    async with _existing(load_settings()) as executor:
+    async with existing(load_settings()) as executor:
         return list(await reports.list_runs(executor, wanted, limit=limit))
 
 
@@ -42,7 +42,7 @@ async def shown(start: str) -> RunDetails:
         NotFound: No run, or several.
     """
     settings = load_settings()
-    async with _existing(settings) as executor:
+    async with existing(settings) as executor:
         return await _details(executor, start, payload_codec(settings))
 
 
@@ -64,7 +64,7 @@ async def release(run_id: str) -> None:
     Raises:
         NotFound: The run ended meanwhile.
     """
-    async with _existing(load_settings()) as executor:
+    async with existing(load_settings()) as executor:
         if not await executor.transaction(lambda: ledger.release(run_id)):
             raise NotFound(f"run {run_id} ended before it could be released")
 
@@ -76,7 +76,7 @@ async def migrate(*, check: bool) -> Migration:
         LLMLedgerSchema: `check`, and they are not; or they are newer than this version.
     """
     settings = load_settings()
-    async with _existing(settings) if check else _opened(settings) as executor:
+    async with existing(settings) if check else _opened(settings) as executor:
         before = await reports.revision(executor)
         await check_schema(checked_url(settings), migrate=not check, timeout_s=settings.ledger_timeout_s)
         after = await reports.revision(executor)
@@ -95,7 +95,7 @@ async def _details(executor: Executor, start: str, codec: Codec) -> RunDetails:
 
 
 @asynccontextmanager
-async def _existing(settings: LLMSettings) -> AsyncIterator[Executor]:
+async def existing(settings: LLMSettings) -> AsyncIterator[Executor]:
     """Yield connections to a database that is there; looking at a ledger never makes one."""
     file = sqlite_file(checked_url(settings))
     if file is not None and not file.is_file():
