@@ -33,8 +33,9 @@ class OllamaDescriber:
 
     async def describe(self, candidates: Sequence[Candidate]) -> Mapping[str, ModelFacts]:
         """Return what Ollama says of its models; as in `Describer.describe`."""
-        line = self._line or await asyncio.to_thread(self._opened)
-        self._line = line
+        if self._line is None:
+            self._line = await asyncio.to_thread(self._opened)
+        line = self._line
         limit_s = self._settings.learn_timeout_s
         try:
             async with asyncio.timeout(limit_s):

@@ -62,12 +62,9 @@ class OneRequestHTTP:
         if exchange.requests > 1:
             raise RuntimeError("a second request of the same attempt was refused")
         exchange.begin()
-        session = self._session()
-        if body is None:
-            return Posted(session.get(url, headers=headers, allow_redirects=False), exchange)
-        return Posted(
-            session.post(url, headers=headers, data=_payload(body), allow_redirects=False), exchange
-        )
+        method, data = ("GET", None) if body is None else ("POST", _payload(body))
+        sent = self._session().request(method, url, headers=headers, data=data, allow_redirects=False)
+        return Posted(sent, exchange)
 
     async def close(self) -> None:
         """Close the sessions of every event loop; idempotent."""
