@@ -52,7 +52,11 @@ class World:
 @asynccontextmanager
 async def world_on(database_url: str, **given: Any) -> AsyncIterator[World]:
     """Yield a service on stubs of both providers."""
-    with StubOllama(models=("llama3.2", "qwen3-vl")) as ollama, StubGemini() as gemini:
+    able = {"llama3.2": ("completion", "tools", "thinking")}
+    with (
+        StubOllama(models=("llama3.2", "qwen3-vl"), capabilities=able) as ollama,
+        StubGemini() as gemini,
+    ):
         settings = load_settings(
             ollama_api_base=ollama.base_url,
             gemini_api_base=gemini.base_url,

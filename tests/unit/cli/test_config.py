@@ -96,6 +96,7 @@ def test_check_is_silent_about_what_is_right_and_warns_of_a_secret_in_clear(
         ),
         ("database_url: mysql://x\n", "fault: LLM_DATABASE_URL=mysql://x: write sqlite+aiosqlite:///FILE"),
     ],
+    ids=["profile", "providers", "fallback", "database"],
 )
 def test_check_fails_for_what_cannot_work(signalbox: Run, text: str, told: str) -> None:
     Path("signalbox.yaml").write_text(text)

@@ -262,12 +262,12 @@ WRONG_TOML = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("text", "told"), WRONG_YAML)
+@pytest.mark.parametrize(("text", "told"), WRONG_YAML, ids=range(len(WRONG_YAML)))
 def test_what_is_wrong_in_yaml_is_refused_with_its_line(text: str, told: str):
     assert f"signalbox.yaml:{told}" in fault(text)
 
 
-@pytest.mark.parametrize(("text", "told"), WRONG_TOML)
+@pytest.mark.parametrize(("text", "told"), WRONG_TOML, ids=range(len(WRONG_TOML)))
 def test_what_is_wrong_in_toml_is_refused_with_its_line(text: str, told: str):
     assert f"signalbox.toml:{told}" in fault(text, "signalbox.toml")
 
