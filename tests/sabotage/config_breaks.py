@@ -50,6 +50,22 @@ CONFIG_BREAKS = (
         (FILES + "what_a_variable_holds_shows_in_no_error_and_no_repr",),
     ),
     Break(
+        "traceback-holds-the-environment",
+        "settings",
+        f"{_HERE}routing_file/origins.py",
+        "environment: Mapping[str, str | None] = field(repr=False)",
+        "environment: Mapping[str, str | None] = field()",
+        ("tests/security/test_secrets.py::test_a_refused_setting_shows_no_secret_of_any_other",),
+    ),
+    Break(
+        "traceback-holds-the-file",
+        "settings",
+        VALUES,
+        "raise LLMSettingsError(told, variable=VARIABLE)",
+        "read_written(path)\n        raise LLMSettingsError(told, variable=VARIABLE)",
+        ("tests/security/test_secrets.py::test_a_fault_in_a_routing_file_shows_no_secret_of_it",),
+    ),
+    Break(
         "line-of-toml-is-the-last-one",
         "settings",
         WRITTEN,

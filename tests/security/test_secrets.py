@@ -142,6 +142,35 @@ def test_a_refused_setting_shows_no_secret_of_any_other(
     assert variable in caught.value.message
 
 
+KEY_IN_FILE = {
+    "a.yaml": "providers:\n  gemini: {api_key: sesame-4711}\n  ollama:\n    headers: 'X-Key: ${HELD}'\n",
+    "a.toml": "providers.gemini.api_key = 'sesame-4711'\nproviders.ollama.headers = 'X-Key: ${HELD}'\n",
+}
+FAULTS = {
+    "a.yaml": (
+        "max_attempts: 0", "nobody: sesame-4714", "max_attempts: [sesame-4714", "fallback: ${NOWHERE}", "x: &a [*a, sesame-4714]",
+        "max_attempts: {a: sesame-4714}", "stages: sesame-4714", "payload_key: sesame-4714", "cache_enabled: !x sesame-4714",
+    ),
+    "a.toml": ("max_attempts = 0", "nobody = 'sesame-4714'", "max_attempts = ['sesame-4714'", "payload_key = 'sesame-4714'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "fault"), [(name, fault) for name, faults in FAULTS.items() for fault in faults]
+)
+def test_a_fault_in_a_routing_file_shows_no_secret_of_it(
+    monkeypatch: pytest.MonkeyPatch, name: str, fault: str
+):
+    monkeypatch.setenv("HELD", "sesame-4712")
+    monkeypatch.setenv("LLM_CONFIG_FILE", name)
+    Path(".env").write_text("HELD_TOO=sesame-4713\n")
+    Path(name).write_text(f"{KEY_IN_FILE[name]}{fault}\n")
+    with pytest.raises(LLMSettingsError) as caught:
+        load_settings()
+    assert "sesame" not in told_by(caught.value)
+    assert f"{name}:" in caught.value.message
+
+
 @pytest.mark.parametrize("url", [
     "sesame-4711", "mysql://me:sesame-4711@host/name", "sqlite+aiosqlite://me:sesame-4711@/:memory:",
 ])  # fmt: skip

@@ -1,7 +1,6 @@
 """The settings that a routing file is about: where it is, whom it switches off, and what it says of models and stages."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -10,7 +9,7 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 
 from app.llm.fields import CommaList, Fields
 from app.llm.routing_file import RoutingFileSource
-from app.llm.routing_file.source import variable_of
+from app.llm.routing_file.source import Variable
 from app.llm.routing_file.values import FileValues, Known, read_values
 from app.llm.types import LLMProfile, checked_model
 
@@ -146,8 +145,8 @@ class RoutingFileFields(Fields):
         return name
 
     @classmethod
-    def read_file(cls, path: Path, dotenv: Mapping[str, str | None]) -> FileValues:
-        """Return what a routing file says; `dotenv` is what `.env` says, by lower-case names.
+    def read_file(cls, path: Path, variable: Variable) -> FileValues:
+        """Return what a routing file says.
 
         Raises:
             LLMSettingsError: As `read_values`.
@@ -156,7 +155,7 @@ class RoutingFileFields(Fields):
             fields=cls.model_fields,
             overrides=ModelOverrides.model_fields,
             providers=cls.providers_known(),
-            variable=variable_of(dotenv),
+            variable=variable,
         )
         return read_values(path, known)
 

@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 from pydantic import AliasChoices
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, EnvSettingsSource
 
-from app.llm.routing_file.source import Read
+from app.llm.routing_file.source import Read, variable_of
 from app.llm.routing_file.values import FileValues
 
 Source = Literal["argument", "environment", ".env", "file", "default"]
@@ -21,7 +21,7 @@ class Origin:
     source: Source
     name: str = ""
     """The variable, or `FILE:LINE: KEY`."""
-    text: str | None = None
+    text: str | None = field(default=None, repr=False)
     """What a file says, as it is written; None elsewhere."""
     refers: bool = False
     """Whether the file takes it, or a part of it, from a variable."""
@@ -32,11 +32,11 @@ class Origins:
     """The sources of one set of settings, highest first."""
 
     settings_cls: type[BaseSettings]
-    given: Mapping[str, Any]
-    environment: Mapping[str, str | None]
-    dotenv: Mapping[str, str | None]
+    given: Mapping[str, Any] = field(repr=False)
+    environment: Mapping[str, str | None] = field(repr=False)
+    dotenv: Mapping[str, str | None] = field(repr=False)
     read: Read
-    _file: FileValues | None = field(default=None, init=False)
+    _file: FileValues | None = field(default=None, init=False, repr=False)
 
     @classmethod
     def of(cls, settings_cls: type[BaseSettings], given: Mapping[str, Any], read: Read) -> Self:
@@ -79,7 +79,7 @@ class Origins:
         variable = self._variables(name)[0].lower()
         path = self.given.get(name) or self.environment.get(variable) or self.dotenv.get(variable)
         if path and self._file is None:
-            self._file = self.read(Path(path), self.dotenv)
+            self._file = self.read(Path(path), variable_of(self.dotenv))
         return self._file
 
     def _field(self, said: str) -> str:

@@ -10,8 +10,10 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSetti
 
 from app.llm.routing_file.values import FileValues
 
-Read = Callable[[Path, Mapping[str, str | None]], FileValues]
-"""Reads one file; the mapping is what `.env` says, by lower-case names."""
+Variable = Callable[[str], str | None]
+"""Looks a variable up: in the environment, else in `.env`; nothing if it is not set."""
+Read = Callable[[Path, Variable], FileValues]
+"""Reads one file. No frame of it knows the variables, so no traceback can show them."""
 
 
 class RoutingFileSource(PydanticBaseSettingsSource):
@@ -21,7 +23,7 @@ class RoutingFileSource(PydanticBaseSettingsSource):
         self, settings_cls: type[BaseSettings], dotenv: PydanticBaseSettingsSource, read: Read
     ) -> None:
         super().__init__(settings_cls)
-        self._dotenv = dotenv.env_vars if isinstance(dotenv, EnvSettingsSource) else {}
+        self._variable = variable_of(dotenv.env_vars if isinstance(dotenv, EnvSettingsSource) else {})
         self._read = read
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:  # noqa: ARG002  # the base's signature
@@ -31,9 +33,9 @@ class RoutingFileSource(PydanticBaseSettingsSource):
     def __call__(self) -> dict[str, Any]:
         """Return the values of the file by the names of their fields."""
         named = self.current_state.get("config_file")
-        return dict(self._read(Path(named), self._dotenv).values) if named else {}
+        return dict(self._read(Path(named), self._variable).values) if named else {}
 
 
-def variable_of(dotenv: Mapping[str, str | None]) -> Callable[[str], str | None]:
-    """Return what looks a variable up: in the environment, else in `.env`, whose names know no case."""
+def variable_of(dotenv: Mapping[str, str | None]) -> Variable:
+    """Return what looks variables up; `dotenv` is what `.env` says, by lower-case names."""
     return lambda name: os.environ.get(name) or dotenv.get(name.lower())

@@ -43,7 +43,7 @@ class Place:
     line: int
     key: str
     """`providers.ollama.num_ctx`, for instance."""
-    text: str
+    text: str = field(repr=False)
     """As it is written, so that no variable's value shows; a list within brackets."""
     refers: bool = False
     """Whether it takes something from a variable."""
@@ -54,7 +54,7 @@ class FileValues:
     """What one file says."""
 
     path: Path
-    values: Mapping[str, Any]
+    values: Mapping[str, Any] = field(repr=False)
     """By the name of the field."""
     places: Mapping[Loc, Place]
     """By the field, and what is within it: `("model_overrides", "ollama:a", "num_ctx")`."""
@@ -72,16 +72,16 @@ def read_values(path: Path, known: Known) -> FileValues:
     Raises:
         LLMSettingsError: It cannot be read, or holds unknown keys, or names variables that are not set; each with its line.
     """
+    reading, told = _Reading(known), ""
     try:
-        root = read_written(path)
+        reading.read(read_written(path))
     except Unreadable as fault:
-        where = path if fault.line is None else f"{path}:{fault.line}"
-        raise LLMSettingsError(f"{where}: {fault}", variable=VARIABLE) from None
-    reading = _Reading(known)
-    reading.read(root)
-    if reading.faults:
-        told = "; ".join(f"{path}:{line}: {text}" for line, text in sorted(reading.faults))
-        raise LLMSettingsError(told, variable=VARIABLE)
+        told = f"{path if fault.line is None else f'{path}:{fault.line}'}: {fault}"
+    told = told or "; ".join(f"{path}:{line}: {text}" for line, text in sorted(reading.faults))
+    if told:
+        raise LLMSettingsError(
+            told, variable=VARIABLE
+        )  # here, without the parser's error, which holds the file
     return FileValues(path, reading.values, reading.places)
 
 
@@ -90,7 +90,7 @@ class _Reading:
     """One file on its way from a tree to values."""
 
     known: Known
-    values: dict[str, Any] = field(default_factory=dict)
+    values: dict[str, Any] = field(default_factory=dict, repr=False)
     places: dict[Loc, Place] = field(default_factory=dict)
     faults: list[tuple[int, str]] = field(default_factory=list)
 
@@ -153,7 +153,7 @@ class _Reading:
         if said is None:
             return []
         if said.lower() not in (*_YES, *_NO):
-            self.faults.append((written.line, f"{key}: {_shown(written)} is neither on nor off"))
+            self.faults.append((written.line, f"{key} is neither on nor off"))
         self.places.setdefault(("providers_off",), _place(written, key))
         return [provider] if said.lower() in _NO else []
 
@@ -193,7 +193,7 @@ class _Reading:
             yield from section.value.items()
         elif section.value is not None:
             self.faults.append(
-                (section.line, f"{key or 'the file'} holds names and values, not {_shown(section)}")
+                (section.line, f"{key or 'the file'} holds names and values, not {_kind(section)}")
             )
 
     def _set(self, loc: Loc, written: Written, key: str) -> None:
@@ -217,7 +217,7 @@ class _Reading:
         if isinstance(written.value, str):
             return _REFERENCE.sub(lambda found: self._filled(found, written.line, key), written.value) or None
         if written.value is not None:
-            self.faults.append((written.line, f"{key} holds one value, not {_shown(written)}"))
+            self.faults.append((written.line, f"{key} holds one value, not {_kind(written)}"))
         return None
 
     def _filled(self, found: re.Match[str], line: int, key: str) -> str:
@@ -246,8 +246,8 @@ class _Reading:
 def _place(written: Written, key: str) -> Place:
     texts = _texts(written)
     refers = any(_REFERENCE.search(text) for text in texts)
-    text = written.value if isinstance(written.value, str) else _shown(written)
-    return Place(written.line, key, text, refers)
+    listed = f"[{', '.join(texts)}]" if isinstance(written.value, tuple) else _kind(written)
+    return Place(written.line, key, written.value if isinstance(written.value, str) else listed, refers)
 
 
 def _texts(written: Written) -> list[str]:
@@ -256,9 +256,7 @@ def _texts(written: Written) -> list[str]:
     return [written.value] if isinstance(written.value, str) else []
 
 
-def _shown(written: Written) -> str:
-    if isinstance(written.value, Mapping):
-        return "a mapping"
-    if isinstance(written.value, tuple):
-        return f"[{', '.join(_texts(written))}]"
-    return repr(written.value)
+def _kind(written: Written) -> str:
+    """Return what a value is, in words that hold nothing of it: it may be a secret in a wrong place."""
+    kinds = {str: "a text", tuple: "a list", type(None): "nothing"}
+    return kinds.get(type(written.value), "a mapping")

@@ -3,7 +3,7 @@
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,8 @@ class Written:
 
     line: int
     """Of its key; of itself for an item of a YAML list. An item of a TOML list has the line of the list's key."""
-    value: "str | tuple[Written, ...] | Mapping[str, Written] | None"
-    """None: the key is there and has no value."""
+    value: "str | tuple[Written, ...] | Mapping[str, Written] | None" = field(repr=False)
+    """Not in repr: it may be a secret. None: the key is there and has no value."""
 
 
 class Unreadable(ValueError):
