@@ -120,7 +120,7 @@ def _plain(value: Any) -> str | None:
         return ",".join(map(str, value))
     if isinstance(value, bool):
         return str(value).lower()
-    return str(value.value if isinstance(value, Enum) else value)
+    return str(value.value if isinstance(value, Enum) else value).removesuffix(".0")
 
 
 def _database(settings: LLMSettings) -> str:

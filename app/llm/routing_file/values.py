@@ -239,7 +239,10 @@ class _Reading:
             each for each in known if each.endswith(f"_{name}")
         ]
         meant = elsewhere or (f"{section}.{near[0]}" if section and near else near[0] if near else None)
-        advice = f"{meant} was meant?" if meant else f"known: {', '.join(sorted(known))}"
+        names = (
+            ", ".join(sorted(known)) if section else f"{', '.join(SECTIONS)}, and each setting without LLM_"
+        )
+        advice = f"{meant} was meant?" if meant else f"known: {names}"
         self.faults.append((written.line, f"{key} is not known here: {advice}"))
 
 
