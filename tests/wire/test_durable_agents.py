@@ -5,10 +5,10 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import date
 from decimal import Decimal
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
-from pydantic import BaseModel, TypeAdapter
+from pydantic import AfterValidator, BaseModel, TypeAdapter
 from pydantic_ai import Agent, FunctionToolset, RunContext
 from pydantic_ai.exceptions import ApprovalRequired, ModelRetry, ToolFailed
 from pydantic_ai.messages import (
@@ -261,6 +261,15 @@ async def test_what_cannot_be_recorded_is_refused_before_the_tool_or_after_it(wo
         await world.agent(pay).run("Pay.", metadata=RUN)
     failed = [row for row in await world.outside.runs() if row["provider"] == "tool"]
     assert [(row["status"], row["idem_slot"]) for row in failed] == [("FAILED", None)]
+
+    def refund(order: Annotated[Any, AfterValidator(lambda _: object())]) -> Any:
+        """Refund an order."""
+        world.done.append(order)
+
+    world.ollama.script(Reply.tool_call("refund", {"order": 1}))
+    with pytest.raises(LLMInvalidRequest, match="the arguments of refund cannot be recorded as JSON"):
+        await world.agent(refund).run("Refund.", metadata={**RUN, "idempotency_key": "k2"})
+    assert world.done == [1]
 
 
 async def test_a_tool_that_waits_for_an_approval_runs_once_it_has_it(world: World) -> None:
