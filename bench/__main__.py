@@ -1,11 +1,13 @@
-"""`python -m bench quick | bench | full` measures and judges; `steps` shows one call's steps; `report` writes documents."""
+"""`python -m bench quick | bench | full` measures and judges; `probe` renews a part; `report` writes documents."""
 
 import argparse
+import json
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from bench.alone import judged_alone, standing_alone, with_probe
 from bench.figures import NotMeasured
 from bench.plans import plan_of, targets_of
 from bench.records import MODES, record, recorded
@@ -17,19 +19,26 @@ from bench.targets import judge
 FAILED, STOPPED = 1, 130
 
 
-def main() -> int:
-    """Do what the arguments say; return 1 where a target failed or a document is stale."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do what the arguments, the command line's by default, say; return 1 where a target failed or a document is stale."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     for mode in MODES:
         commands.add_parser(mode, help=f"measure and judge; writes bench/results/{mode}.json")
+    probe = commands.add_parser(
+        "probe", help="measure probes alone and put them into the longest recorded run"
+    )
+    probe.add_argument(
+        "names", nargs="+", choices=standing_alone(), metavar="NAME", help=", ".join(standing_alone())
+    )
     commands.add_parser("steps", help="print the steps of one call in microseconds")
     report = commands.add_parser("report", help="write tables and plot from the longest recorded run")
     report.add_argument("--check", action="store_true", help="write nothing; exit 1 if a table is stale")
-    asked = parser.parse_args()
+    asked = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(STOPPED))  # children are ended, directories removed
     work: Mapping[str, Callable[[], int]] = {
         **{mode: lambda mode=mode: _measure(mode) for mode in MODES},
+        "probe": lambda: _probe(asked.names),
         "steps": _steps,
         "report": lambda: _report(check=asked.check),
     }
@@ -62,6 +71,33 @@ def _faults(document: Mapping[str, Any]) -> bool:
     )
 
 
+def _probe(names: Sequence[str]) -> int:
+    """Measure each probe in a run of its own and record it at once; a failed one leaves what was recorded."""
+    if recorded() is None:
+        return _nothing()
+    failed = False
+    for name in dict.fromkeys(names):
+        alone = run(Plan([], [name], rounds=0, seconds=0), _say)
+        (found,) = alone["rounds"][name]
+        if "fault" in found:
+            failed = True
+            continue
+        document = recorded()
+        if document is None:
+            return _nothing()
+        file = record(with_probe(document, alone, name))
+        rows = judged_alone(alone["rounds"], name, alone["facts"]["date"])
+        print(f"{name}: {json.dumps(found)}", *map(target_line, rows), sep="\n")
+        _say(f"{name}: recorded in {file.relative_to(ROOT)}; `python -m bench report` shows it")
+        failed |= any(row["verdict"] != "PASS" for row in rows)
+    return FAILED if failed else 0
+
+
+def _nothing() -> int:
+    _say("nothing was recorded yet: make bench")
+    return FAILED
+
+
 def _steps() -> int:
     document = run(Plan([], ["steps"], rounds=0, seconds=0), _say)
     (found,) = document["rounds"]["steps"]
@@ -74,8 +110,7 @@ def _steps() -> int:
 def _report(*, check: bool) -> int:
     document = recorded()
     if document is None:
-        _say("nothing was recorded yet: make bench")
-        return FAILED
+        return _nothing()
     stale = stale_documents(document)
     for path, text in stale.items():
         if not check:

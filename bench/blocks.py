@@ -3,8 +3,9 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from bench.alone import note_of
 from bench.cases import CASES
-from bench.figures import Key, NotMeasured, cpu, rate, sound
+from bench.figures import Key, NotMeasured, cpu, key_of, rate, sound
 from bench.probes.fresh import HEAVY, MODULES
 from bench.probes.soak import FULL_AFTER
 from bench.records import Document
@@ -26,6 +27,8 @@ _SHOWN = (
     "router_failover",
 )
 """Cases of the README's table."""
+_COMPARED = ("unpersisted", "sqlite", "postgres", "failover")
+_COMPARED_WITH = ("raw", "floor", "acompletion", "router", "router_of_one_model", "router_failover")
 
 
 def overview(document: Document) -> str:
@@ -42,27 +45,38 @@ def overview(document: Document) -> str:
 
 def conditions(document: Document) -> str:
     """Return when, where and with what it was measured."""
-    facts, flush = document["facts"], document["flush"]
+    facts, flush, pace = document["facts"], document["flush"], document.get("pace")
+    rounds = (
+        f"{pace['rounds']} interleaved rounds of {pace['seconds']:g} s"
+        if pace
+        else "several interleaved rounds"
+    )
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
     return (
         f"Measured {facts['date']} on {facts['cores']} cores ({facts['cpu']}, {facts['kernel']}), Python "
         f"{facts['python']}, {versions}. The client has one core, the stub provider and PostgreSQL the other. Writing "
         f"4 KB to the disk took {number(flush['p50_ms'])} ms (p99 {number(flush['p99_ms'])}). CPU is that of the client's "
-        "process, the best of several interleaved rounds. Compare columns of one run, not runs."
+        f"process, the best of {rounds}. Compare columns of one run, not runs."
     )
 
 
-def cells_table(document: Document, cases: Iterable[str], in_flight: Sequence[int]) -> str:
-    """Return CPU, latency and rate of cases, side by side for each number in flight."""
+def cells_table(
+    document: Document, cases: Iterable[str], in_flight: Sequence[int], *, memory: bool = False
+) -> str:
+    """Return CPU, latency and rate of cases, side by side for each number in flight; `memory` adds the most RSS."""
     rounds = document["rounds"]
     head = ["case"]
     for count in in_flight:
         head += [f"CPU ms at {count}", f"p50 / p99 ms at {count}", f"calls/s at {count}"]
+    if memory:
+        head.append("RSS MB")
     rows = []
     for case in cases:
         row = [CASES[case].title]
         for count in in_flight:
             row += _cells(rounds, case, count)
+        if memory:
+            row.append(_memory(rounds, case, in_flight))
         if any(cell != "-" for cell in row[1:]):
             rows.append(row)
     return markdown(head, rows)
@@ -70,14 +84,41 @@ def cells_table(document: Document, cases: Iterable[str], in_flight: Sequence[in
 
 def _cells(rounds: Mapping[Key, Any], case: str, in_flight: int) -> list[str]:
     try:
-        best = best_of(sound(rounds, f"{case}@{in_flight}"))
+        best = best_of(sound(rounds, key_of(case, in_flight)))
         return [
             number(cpu(case, in_flight).of(rounds)),
             f"{number(best['p50_ms'])} / {number(best['p99_ms'])}",
             f"{rate(case, in_flight).of(rounds):,.0f}",
         ]
     except NotMeasured:
-        return ["failed" if f"{case}@{in_flight}" in rounds else "-"] * 3
+        return ["failed" if key_of(case, in_flight) in rounds else "-"] * 3
+
+
+def _memory(rounds: Mapping[Key, Any], case: str, in_flight: Iterable[int]) -> str:
+    keys = [key for count in in_flight if (key := key_of(case, count)) in rounds]
+    sizes_mb = [cell["rss_mb"] for key in keys for cell in rounds[key] if "rss_mb" in cell]
+    return number(max(sizes_mb)) if sizes_mb else "-"
+
+
+def ratio_table(document: Document) -> str:
+    """Return what our calls cost as multiples of everybody else's, in the same run."""
+    rounds = document["rounds"]
+
+    def ratio(ours: str, theirs: str, count: int) -> str:
+        try:
+            return number((cpu(ours, count) / cpu(theirs, count)).of(rounds))
+        except (NotMeasured, ZeroDivisionError):
+            return "-"
+
+    rows = [
+        [
+            f"{CASES[ours].title}, {count} in flight",
+            *(ratio(ours, theirs, count) for theirs in _COMPARED_WITH),
+        ]
+        for ours in _COMPARED
+        for count in (1, 64)
+    ]
+    return markdown(("CPU per call, as a multiple of", *(CASES[each].title for each in _COMPARED_WITH)), rows)
 
 
 def target_table(document: Document) -> str:
@@ -86,7 +127,8 @@ def target_table(document: Document) -> str:
         (
             row["verdict"],
             row["name"],
-            row["why"] if row["measured"] is None else f"{number(row['measured'])} {row['unit']}",
+            (row["why"] if row["measured"] is None else f"{number(row['measured'])} {row['unit']}")
+            + (f", alone on {row['date']}" if "date" in row else ""),
             f"{'>=' if row['at_least'] else '<='} {row['limit']:g}",
         )
         for row in document["targets"]
@@ -96,7 +138,7 @@ def target_table(document: Document) -> str:
 
 def all_cells(document: Document) -> str:
     """Return every case at every number in flight."""
-    return cells_table(document, CASES, (1, 16, 64, 256))
+    return cells_table(document, CASES, (1, 16, 64, 256), memory=True)
 
 
 def steps_table(document: Document) -> str:
@@ -131,8 +173,8 @@ def prompt_table(document: Document) -> str:
 
 def growth_table(document: Document) -> str:
     """Return claim and finish as the tables grow, on both databases."""
-    rows = []
-    for probe, title in (("growth", "SQLite"), ("growth_postgres", "PostgreSQL")):
+    rows, probes = [], {"growth": "SQLite", "growth_postgres": "PostgreSQL"}
+    for probe, title in probes.items():
         rows += _rows_of(
             document,
             probe,
@@ -141,7 +183,7 @@ def growth_table(document: Document) -> str:
                 for size in found["rows"]
             ],
         )
-    return markdown(("database", "runs", "median us", "mean us"), rows) if rows else NOTHING
+    return _table(document, probes, ("database", "runs", "median us", "mean us"), rows)
 
 
 def import_table(document: Document) -> str:
@@ -176,8 +218,8 @@ def fresh_table(document: Document) -> str:
 def prune_table(document: Document) -> str:
     """Return what pruning takes, and what a caller beside it notices."""
     head = ("prune", "runs", "rows/s", "longest wait of a caller, s", "RSS MB")
-    rows = []
-    for probe, title in (("prune", "SQLite"), ("prune_postgres", "PostgreSQL"), ("prune_million", "SQLite")):
+    rows, probes = [], {"prune": "SQLite", "prune_postgres": "PostgreSQL", "prune_million": "SQLite"}
+    for probe, title in probes.items():
         rows += _rows_of(
             document,
             probe,
@@ -189,14 +231,14 @@ def prune_table(document: Document) -> str:
                 ]
             ],
         )
-    return markdown(head, rows) if rows else NOTHING
+    return _table(document, probes, head, rows)
 
 
 def stage_table(document: Document) -> str:
     """Return what a thousand stages in flight take."""
     head = ("stages in flight", "database", "RSS MB before", "RSS MB at its most", "KB a stage", "seconds")
-    rows = []
-    for probe, title in (("stages", "SQLite"), ("stages_postgres", "PostgreSQL")):
+    rows, probes = [], {"stages": "SQLite", "stages_postgres": "PostgreSQL"}
+    for probe, title in probes.items():
         rows += _rows_of(
             document,
             probe,
@@ -208,7 +250,7 @@ def stage_table(document: Document) -> str:
                 ]
             ],
         )
-    return markdown(head, rows) if rows else NOTHING
+    return _table(document, probes, head, rows)
 
 
 def soak_table(document: Document) -> str:
@@ -231,7 +273,19 @@ def _of_probe(document: Document, probe: str, make: Callable[[Mapping[str, Any]]
         (found,) = sound(document["rounds"], probe)
     except NotMeasured as missing:
         return f"Failed: {missing}"
-    return make(found)
+    return _with_note(make(found), document, [probe])
+
+
+def _table(
+    document: Document, probes: Iterable[str], head: Sequence[str], rows: Sequence[Sequence[str]]
+) -> str:
+    """Return the rows of several probes as one table."""
+    return _with_note(markdown(head, rows), document, probes) if rows else NOTHING
+
+
+def _with_note(text: str, document: Document, probes: Iterable[str]) -> str:
+    note = note_of(document, probes)
+    return f"{text}\n\n{note}" if note else text
 
 
 def _rows_of(
@@ -251,6 +305,7 @@ BLOCKS: Mapping[str, Callable[[Document], str]] = {
     "bench": overview,
     "bench-conditions": conditions,
     "bench-cells": all_cells,
+    "bench-ratios": ratio_table,
     "bench-steps": steps_table,
     "bench-prompts": prompt_table,
     "bench-growth": growth_table,

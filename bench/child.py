@@ -8,6 +8,7 @@ import traceback
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict
+from importlib import import_module
 from itertools import count
 from typing import Any, TextIO
 
@@ -33,6 +34,9 @@ class Host:
             match order["kind"]:
                 case "open":
                     return await self._opened(order["names"])
+                case "load":
+                    import_module("litellm")
+                    return {"loaded": True}
                 case "probe":
                     return await PROBES[order["name"]].run(self._world)
                 case _:

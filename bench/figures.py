@@ -56,7 +56,14 @@ def spread(case: str, in_flight: int) -> Figure:
 
 def probed(name: str, figure: str) -> Figure:
     """Return one figure of a probe."""
-    return Figure(frozenset({name}), lambda rounds: float(sound(rounds, name)[0][figure]))
+
+    def of(rounds: Rounds) -> float:
+        try:
+            return float(sound(rounds, name)[0][figure])
+        except KeyError:
+            raise NotMeasured(f"{name} has no {figure}: an earlier bench ran it") from None
+
+    return Figure(frozenset({name}), of)
 
 
 def key_of(case: str, in_flight: int) -> Key:

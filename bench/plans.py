@@ -1,6 +1,6 @@
 """What each mode measures. A quick run is exactly what its targets need, so that no target can lack its figure."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from bench.cases import CASES
 from bench.figures import key_of
@@ -14,6 +14,8 @@ _BENCH_PROBES = (
     "steps",
 )
 _FULL_PROBES = (*_BENCH_PROBES, "growth", "growth_postgres", "prune_million", "soak")
+_PACES: Mapping[str, tuple[int, float]] = {"quick": (1, 1.0), "bench": (2, 2.0), "full": (3, 2.0)}
+"""Rounds, and seconds of one round of one cell: what fits into 90 seconds, into 8 minutes, and without a limit."""
 
 
 def targets_of(mode: str) -> tuple[Target, ...]:
@@ -23,12 +25,13 @@ def targets_of(mode: str) -> tuple[Target, ...]:
 
 def plan_of(mode: str) -> Plan:
     """Return what a mode measures."""
+    rounds, seconds = _PACES[mode]
     if mode == "quick":
         needs = {need for target in targets_of(mode) for need in target.figure.needs}
         cells = [cell for cell in _every_cell() if key_of(*cell) in needs]
-        return Plan(cells, [name for name in PROBES if name in needs], rounds=2, seconds=0.6)
+        return Plan(cells, [name for name in PROBES if name in needs], rounds, seconds)
     probes = _BENCH_PROBES if mode == "bench" else _FULL_PROBES
-    return Plan(list(_every_cell()), probes, rounds=3, seconds=1.0)
+    return Plan(list(_every_cell()), probes, rounds, seconds)
 
 
 def _every_cell() -> Iterable[tuple[str, int]]:

@@ -124,16 +124,19 @@ class Children:
         for child in self._running.values():
             child.close()
 
-    def open(self, cases: Iterable[str]) -> None:
-        """Start a process for each home and open its cases there, all homes at once: imports take seconds."""
+    def open(self, cases: Iterable[str], probes: Iterable[str]) -> None:
+        """Start a process for each home and each probe that loads much, all at once: imports take seconds."""
         by_home: dict[str, list[str]] = {}
         for case in dict.fromkeys(cases):
             by_home.setdefault(CASES[case].home, []).append(case)
         for home, names in by_home.items():
             self._start(home).order(kind="open", names=names)
-        for home in by_home:
-            self._running[home].answer(OPEN_TIMEOUT_S)  # a fault comes again with each cell
-            self._running[home].settle_on(two_cores()[0])
+        for name in probes:
+            if PROBES[name].loads_litellm:
+                self._start(f"probe-{name}").order(kind="load")
+        for child in self._running.values():
+            child.answer(OPEN_TIMEOUT_S)  # a fault comes again with each cell, or with the probe
+            child.settle_on(two_cores()[0])
 
     def cell(self, case: str, in_flight: int, seconds: float) -> dict[str, Any]:
         """Measure one round of one cell."""
@@ -143,7 +146,8 @@ class Children:
 
     def probe(self, name: str) -> dict[str, Any]:
         """Run one probe in a process of its own."""
-        child = self._start(f"probe-{name}")
+        home = f"probe-{name}"
+        child = self._running.get(home) or self._start(home)
         child.settle_on(two_cores()[0])
         child.order(kind="probe", name=name)
         answer = child.answer(PROBES[name].timeout_s)
@@ -179,7 +183,7 @@ def run(plan: Plan, say: Say) -> dict[str, Any]:
         )
         children = stack.enter_context(Children(world))
         say("opening the cases")
-        children.open(case for case, _ in plan.cells)
+        children.open((case for case, _ in plan.cells), plan.probes)
         for number in range(1, plan.rounds + 1):
             say(f"round {number} of {plan.rounds}: {len(plan.cells)} cells of {plan.seconds:g} s")
             for case, in_flight in plan.cells:
@@ -190,6 +194,7 @@ def run(plan: Plan, say: Say) -> dict[str, Any]:
         for name in plan.probes:
             say(f"{PROBES[name].title}")
             rounds[name] = [_told(name, children.probe(name), say)]
+    document["pace"] = {"rounds": plan.rounds, "seconds": plan.seconds}
     document["took_s"] = round(time.monotonic() - began_s, 1)
     document["rounds"] = rounds
     return document

@@ -94,7 +94,8 @@ TARGETS: tuple[Target, ...] = (
     Target("failing over once: CPU x acompletion at 64", cpu("failover", 64) / cpu("acompletion", 64), 0.18),
     Target("failing over once: CPU x a Router failing over, at 1", cpu("failover", 1) / cpu("router_failover", 1), 0.08),
     Target("failing over once: CPU x a Router failing over, at 64", cpu("failover", 64) / cpu("router_failover", 64), 0.08),
-    Target("route for 10 candidates: CPU x a raw round trip", probed("route", "route_us") / (RAW * 1000.0), 0.2),
+    Target("route for 10 candidates, remembered: CPU x a raw round trip", probed("route", "route_us") / (RAW * 1000.0), 0.2),
+    Target("route for 10 candidates, made anew: CPU x a raw round trip", probed("route", "anew_us") / (RAW * 1000.0), 0.2),
     Target(
         "fingerprint of 16 KB x (orjson sorted + SHA-256)",
         probed("fingerprint", "ours_16k_us") / probed("fingerprint", "floor_16k_us"), 3.0,
@@ -128,6 +129,7 @@ TARGETS: tuple[Target, ...] = (
     Target("p99 over p50 at 64, SQLite", spread("sqlite", 64), 5.0),
     Target("p99 over p50 at 64, PostgreSQL", spread("postgres", 64), 5.0),
     Target("p99 over p50 at 256, SQLite", spread("sqlite", 256), 5.0),
+    Target("p99 over p50 at 256, PostgreSQL", spread("postgres", 256), 5.0),
     Target(
         "agent, persisted: CPU x (FunctionModel + our persisted call)",
         cpu("agent", 1) / (cpu("agent_function", 1) + cpu("sqlite", 1)), 1.1,
@@ -139,6 +141,14 @@ TARGETS: tuple[Target, ...] = (
     Target(
         "claim + finish at 1e6 rows x at 1e3, mean",
         probed("growth", "mean_1000000_us") / probed("growth", "mean_1000_us"), 1.8, full=True,
+    ),
+    Target(
+        "claim + finish at 1e6 rows x at 1e3, PostgreSQL, median",
+        probed("growth_postgres", "median_1000000_us") / probed("growth_postgres", "median_1000_us"), 1.2, full=True,
+    ),
+    Target(
+        "claim + finish at 1e6 rows x at 1e3, PostgreSQL, mean",
+        probed("growth_postgres", "mean_1000000_us") / probed("growth_postgres", "mean_1000_us"), 1.8, full=True,
     ),
     Target("prune a million runs: a writer's longest wait", probed("prune_million", "worst_write_s"), 0.25, unit="s", full=True),
     Target("prune a million runs: memory at its most x at first", probed("prune_million", "rss_growth"), 1.05, full=True),

@@ -17,6 +17,9 @@ _CAPS = {
     "json": "supports_json",
     "schema": "supports_json_schema",
     "vision": "supports_vision",
+    "documents": "supports_documents",
+    "audio": "supports_audio",
+    "video": "supports_video",
 }
 _NEEDS = {
     "tools": "tools",
@@ -24,6 +27,9 @@ _NEEDS = {
     "json_object": "JSON",
     "json_schema": "a JSON schema",
     "vision": "vision",
+    "documents": "documents",
+    "audio": "audio",
+    "video": "video",
 }
 
 

@@ -21,8 +21,8 @@ def extract(
 ) -> None:
     """Turn a text into JSON that fits a schema.
 
-    The answer is validated; one that does not fit is asked for once more, with its faults. Prints the data alone;
-    `--json` puts it under "data", beside its provenance.
+    The answer is validated; a model whose answer does not fit is told its faults and asked once more, then the next
+    one is. Prints the data alone; `--json` puts it under "data", beside its provenance.
     """
     from app.cli import extraction  # noqa: PLC0415  # --help is fast
     from app.cli.schemas import load_schema  # noqa: PLC0415

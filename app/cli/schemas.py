@@ -1,7 +1,6 @@
 """JSON Schemas from files: refused before anything is sent if no answer could be judged by them."""
 
 import json
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,50 +12,56 @@ from referencing.jsonschema import DRAFT202012
 
 from app.cli.faults import UsageFault
 from app.cli.output import read_text
-from app.llm.messages import ResponseFormat
+from app.llm.checks import Objection, Said
+from app.llm.messages import ResponseFormat, TextPart
+from app.llm.structured.reading import NotJson, read_json
+from app.llm.structured.wanted import correction
 
 MAX_FAULTS = 5
 """Faults that are named at once; the first ones explain the rest."""
 MAX_FAULT_CHARS = 200
 
-_FENCED = re.compile(r"```[\w-]*[ \t]*\n(.*?)\n?[ \t]*```", re.DOTALL)
-
 
 class BadAnswer(ValueError):
-    """The text is not JSON that fits; the message names JSON paths."""
+    """The text holds no JSON that fits; the arguments are its faults, with their JSON paths."""
 
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """A schema that was checked, with the validator of its draft."""
+    """A schema that was checked, with the validator of its draft; as a `Check`, it judges answers."""
 
     document: dict[str, Any]
     _validator: Any  # jsonschema's
+    tries: int = 2
 
     @property
     def form(self) -> ResponseFormat:
         """What a provider is held to."""
         return ResponseFormat.of_schema(self.document)
 
-    def parsed(self, text: str) -> Any:  # JSON
-        """Return the value that an answer holds; a code fence around it is taken off.
+    def read(self, text: str) -> Any:  # JSON
+        """Return the value that an answer holds, whatever stands around it.
 
         Raises:
-            BadAnswer: It is not JSON, or does not fit.
+            BadAnswer: There is none, or it does not fit.
         """
-        fenced = _FENCED.fullmatch(text.strip())
         try:
-            value = json.loads(fenced.group(1) if fenced else text, parse_constant=_no_such_number)
-        except json.JSONDecodeError as error:
-            raise BadAnswer(
-                f"$: not JSON: {error.msg} at line {error.lineno}, column {error.colno}"
-            ) from None
-        except (ValueError, RecursionError) as error:
-            raise BadAnswer(f"$: not JSON: {error}") from None
+            value = read_json(text)
+        except NotJson as fault:
+            raise BadAnswer(f"$: {fault}") from None
         faults = sorted(self._validator.iter_errors(value), key=lambda fault: list(map(str, fault.path)))
         if faults:
-            raise BadAnswer("; ".join(_said(fault.json_path, fault.message) for fault in faults[:MAX_FAULTS]))
+            raise BadAnswer(*(_said(fault.json_path, fault.message) for fault in faults[:MAX_FAULTS]))
         return value
+
+    def objection(self, said: Said) -> Objection | None:
+        """Return what is wrong with an answer, and how the model is told."""
+        text = "".join(part.text for part in said.parts if isinstance(part, TextPart))
+        try:
+            self.read(text)
+        except BadAnswer as fault:
+            return Objection(faults=fault.args, turns=correction(text, fault.args))
+        return None
 
 
 def load_schema(name: str) -> Schema:
@@ -114,7 +119,3 @@ def _references(node: object, path: str) -> Iterator[tuple[str, str]]:
 
 def _said(path: str, message: str) -> str:
     return f"{path}: {message if len(message) <= MAX_FAULT_CHARS else message[:MAX_FAULT_CHARS] + '...'}"
-
-
-def _no_such_number(word: str) -> None:
-    raise ValueError(f"{word} is no number")

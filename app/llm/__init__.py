@@ -5,6 +5,7 @@ from app.llm.checks import Check, Objection, Rejected
 from app.llm.deltas import Delta, TextDelta, ThinkingDelta, ToolCallDelta
 from app.llm.errors import LLMContractError, LLMError, LLMLedgerError, LLMProviderError
 from app.llm.messages import (
+    FilePart,
     ImagePart,
     Message,
     ResponseFormat,
@@ -40,6 +41,7 @@ __all__ = [
     "Check",
     "Checked",
     "Delta",
+    "FilePart",
     "FinishReason",
     "ImagePart",
     "LLMCallContext",

@@ -12,7 +12,7 @@ from app.llm.context import ResolvedContext, resolve_context
 from app.llm.deltas import Tell
 from app.llm.errors import LLMInvalidRequest, LLMKeyUnavailable
 from app.llm.fingerprint import prompt_sha256, request_sha256
-from app.llm.messages import ImagePart, TextPart, ToolResultPart
+from app.llm.messages import FilePart, ImagePart, TextPart, ToolResultPart
 from app.llm.ports import Clock, IdFactory, NewRun
 from app.llm.sends import Deadline
 from app.llm.settings import LLMSettings
@@ -24,6 +24,7 @@ OFF_THE_LOOP = 1_000_000
 _BULK: Mapping[type, Callable[[Any], str | bytes]] = {
     TextPart: attrgetter("text"),
     ImagePart: attrgetter("data"),
+    FilePart: attrgetter("data"),
     ToolResultPart: attrgetter("content"),
 }
 """Where the parts that can be long keep what makes them long."""

@@ -22,6 +22,9 @@ class ProviderCaps(Frozen):
     supports_json: bool
     supports_json_schema: bool
     supports_vision: bool
+    supports_documents: bool = False
+    supports_audio: bool = False
+    supports_video: bool = False
     max_context_tokens: int = Field(gt=0)
     schemas: Dialects | None = None
     """How it is told of schemas; None where nothing of a schema is lost."""
@@ -60,6 +63,9 @@ class RouteReason(StrEnum):
     NO_JSON = "no_json"
     NO_JSON_SCHEMA = "no_json_schema"
     NO_VISION = "no_vision"
+    NO_DOCUMENTS = "no_documents"
+    NO_AUDIO = "no_audio"
+    NO_VIDEO = "no_video"
     SCHEMA_MISMATCH = "schema_mismatch"
     CONTEXT_TOO_SMALL = "context_too_small"
     LOCAL_ONLY = "local_only"
@@ -79,6 +85,9 @@ class Needs(Frozen):
     json_object: bool = False
     json_schema: bool = False
     vision: bool = False
+    documents: bool = False
+    audio: bool = False
+    video: bool = False
     losses: tuple[Loss, ...] = ()
     """What its schemas would lose in each dialect, if that matters."""
     input_tokens_estimate: int = 0
@@ -99,7 +108,10 @@ class Needs(Frozen):
         return self.input_tokens_estimate + self.output_tokens_reserved
 
 
-SKILLS = ("tools", "forced_tool_choice", "json_object", "json_schema", "vision")
+SKILLS = (
+    *("tools", "forced_tool_choice", "json_object", "json_schema"),
+    *("vision", "documents", "audio", "video"),
+)
 """The fields of `Needs` that a candidate satisfies or not, however long the prompt is."""
 _skills_of = attrgetter(*SKILLS)
 

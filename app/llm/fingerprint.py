@@ -12,6 +12,7 @@ import orjson
 
 from app.llm.errors import LLMInvalidRequest
 from app.llm.messages import (
+    FilePart,
     Frozen,
     ImagePart,
     Message,
@@ -59,6 +60,7 @@ FIELDS: Mapping[type[Frozen], Mapping[str, Kind]] = {
     Message: _content("role", "content"),
     TextPart: _content("type", "text"),
     ImagePart: _content("type", "media_type", data=Kind.DIGEST),
+    FilePart: _content("type", "media_type", data=Kind.DIGEST),
     ToolCallPart: _content("type", "name", "arguments", id=Kind.CALL_ID, signature=Kind.EXCLUDED),
     ToolResultPart: _content("type", "name", "content", id=Kind.CALL_ID),
     ThinkingPart: _content("type", "text", signature=Kind.EXCLUDED),

@@ -57,6 +57,45 @@ class ImagePart(Frozen):
             raise ValueError(f"the data URL is not valid base64: {error}") from None
 
 
+class FilePart(Frozen):
+    """A PDF, a recording or a film as bytes, otherwise as `ImagePart`. A document in plain text is a `TextPart`.
+
+    The media types are those that Gemini takes.
+    Source: https://ai.google.dev/gemini-api/docs, the pages on documents, audio and video.
+    """
+
+    type: Literal["file"] = "file"
+    data: bytes = Field(min_length=1)
+    media_type: Literal[
+        "application/pdf",
+        "audio/aac",
+        "audio/aiff",
+        "audio/flac",
+        "audio/mp3",
+        "audio/mpeg",
+        "audio/ogg",
+        "audio/wav",
+        "video/3gpp",
+        "video/avi",
+        "video/mov",
+        "video/mp4",
+        "video/mpeg",
+        "video/mpg",
+        "video/quicktime",
+        "video/webm",
+        "video/wmv",
+        "video/x-flv",
+        "video/x-ms-wmv",
+    ]
+
+    @property
+    def kind(self) -> Literal["documents", "audio", "video"]:
+        """What a candidate must be able to read."""
+        if self.media_type.startswith("audio/"):
+            return "audio"
+        return "video" if self.media_type.startswith("video/") else "documents"
+
+
 class ToolCallPart(Frozen):
     """A call that the model asks for. `signature` is opaque provider state, sent back to that provider only."""
 
@@ -85,13 +124,14 @@ class ThinkingPart(Frozen):
 
 
 Part = Annotated[
-    TextPart | ImagePart | ToolCallPart | ToolResultPart | ThinkingPart, Field(discriminator="type")
+    TextPart | ImagePart | FilePart | ToolCallPart | ToolResultPart | ThinkingPart,
+    Field(discriminator="type"),
 ]
 Role = Literal["system", "user", "assistant", "tool"]
 
 _ALLOWED: Mapping[str, tuple[type[BaseModel], ...]] = {
     "system": (TextPart,),
-    "user": (TextPart, ImagePart),
+    "user": (TextPart, ImagePart, FilePart),
     "assistant": (TextPart, ToolCallPart, ThinkingPart),
     "tool": (ToolResultPart,),
 }
@@ -121,8 +161,8 @@ class Message(Frozen):
         return cls(role="system", content=(TextPart(text=text),))
 
     @classmethod
-    def user(cls, *parts: str | TextPart | ImagePart) -> Self:
-        """Return a user message of texts and images."""
+    def user(cls, *parts: str | TextPart | ImagePart | FilePart) -> Self:
+        """Return a user message of texts, images and files."""
         return cls(role="user", content=_as_parts(parts))
 
     @classmethod

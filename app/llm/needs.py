@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from app.llm.candidates import Needs
 from app.llm.fingerprint import json_bytes
-from app.llm.messages import Part, ToolChoiceTool
+from app.llm.messages import FilePart, Part, ToolChoiceTool
 from app.llm.schemas import losses, most_bytes
 from app.llm.types import LLMProvider, LLMRequest
 
@@ -20,6 +20,16 @@ TOKENS_PER_IMAGE = 1_548
 """Six tiles of 768 x 768 pixels and 258 tokens, what Gemini makes of 2,304 x 1,536 pixels.
 
 Source: https://ai.google.dev/gemini-api/docs/tokens."""
+
+BYTES_PER_TOKEN_OF: Mapping[str, int] = {"audio": 30, "video": 40, "documents": 8}
+"""Of a file, at the lowest usual bit rates: 32 tokens a second of sound, 300 of film, 258 a page of text as PDF.
+
+Source: as above."""
+
+MAX_DOCUMENT_TOKENS = 258_000
+"""A thousand pages, more than which Gemini takes of no document.
+
+Source: https://ai.google.dev/gemini-api/docs/document-processing."""
 
 DEFAULT_OUTPUT_TOKENS = 1_024
 """Room that is kept for an answer whose request names no `max_output_tokens`."""
@@ -47,12 +57,12 @@ def needs_of(request: LLMRequest, *, whole_schemas: bool = False) -> Needs:
     """
     form, choice = request.response_format, request.tool_choice
     schema = form.json_schema if form else None
-    tokens, vision = 0, False
+    tokens, held = 0, set[str]()
     for message in request.messages:
         tokens += TOKENS_PER_MESSAGE
         for part in message.content:
             tokens += _tokens_of_part(part)
-            vision = vision or part.type == "image"
+            held.add(part.type)
     for tool in request.tools:
         said = json_bytes([tool.name, tool.description, tool.parameters])
         tokens += _tokens(said)
@@ -63,20 +73,33 @@ def needs_of(request: LLMRequest, *, whole_schemas: bool = False) -> Needs:
         forced_tool_choice=choice == "required" or isinstance(choice, ToolChoiceTool),
         json_object=form is not None and form.type == "json_object",
         json_schema=form is not None and form.type == "json_schema",
-        vision=vision,
+        vision="image" in held,
+        **_files_among(request) if "file" in held else {},
         losses=losses(request) if whole_schemas else (),
         input_tokens_estimate=tokens if schema is None else tokens + _tokens(json_bytes(schema)),
         output_tokens_reserved=request.max_output_tokens or DEFAULT_OUTPUT_TOKENS,
     )
 
 
+def _files_among(request: LLMRequest) -> Mapping[str, bool]:
+    parts = (part for message in request.messages for part in message.content)
+    return {part.kind: True for part in parts if part.type == "file"}
+
+
 def _tokens_of_part(part: Part) -> int:
     if part.type == "image":
         return TOKENS_PER_IMAGE
+    if part.type == "file":
+        return _tokens_of_file(part)
     if part.type == "tool_call":
         return _tokens(part.name.encode()) + _tokens(json_bytes(part.arguments))
     text = part.content if part.type == "tool_result" else part.text
     return _tokens(text.encode("utf-8", "surrogatepass"))
+
+
+def _tokens_of_file(file: FilePart) -> int:
+    tokens = -(-len(file.data) // BYTES_PER_TOKEN_OF[file.kind])
+    return min(tokens, MAX_DOCUMENT_TOKENS) if file.kind == "documents" else tokens
 
 
 def _tokens(text: bytes) -> int:

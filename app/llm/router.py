@@ -56,6 +56,9 @@ _SKILLS = (
     ("json_object", "supports_json", RouteReason.NO_JSON),
     ("json_schema", "supports_json_schema", RouteReason.NO_JSON_SCHEMA),
     ("vision", "supports_vision", RouteReason.NO_VISION),
+    ("documents", "supports_documents", RouteReason.NO_DOCUMENTS),
+    ("audio", "supports_audio", RouteReason.NO_AUDIO),
+    ("video", "supports_video", RouteReason.NO_VIDEO),
 )
 """What `Needs` asks, the field of `ProviderCaps` that answers it, and the reason when it says no."""
 
@@ -69,6 +72,9 @@ _WORDS: Mapping[RouteReason, str] = {
     RouteReason.NO_JSON: "cannot be held to JSON",
     RouteReason.NO_JSON_SCHEMA: "cannot be held to a JSON schema (use json_object, or list a model that can)",
     RouteReason.NO_VISION: "cannot see images (list a model that can)",
+    RouteReason.NO_DOCUMENTS: "cannot read PDF files (list a model that can, or send their text)",
+    RouteReason.NO_AUDIO: "cannot hear audio (list a model that can)",
+    RouteReason.NO_VIDEO: "cannot watch video (list a model that can)",
     RouteReason.SCHEMA_MISMATCH: "cannot be told {keyword!r} at #{path} of {schema}, {losses} losses in all"
     " (leave it out of the schema, or set LLM_SCHEMA_MISMATCH=simplify)",
     RouteReason.CONTEXT_TOO_SMALL: "about {estimate} tokens plus {reserved} for the answer exceed its window"

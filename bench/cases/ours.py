@@ -188,15 +188,14 @@ def _fresh(llm: LLMService, size: int) -> Call:
 
 
 async def _repeated(llm: LLMService, wanted: ServedFrom) -> Call:
-    """Return a call that repeats one of a few answers, which are made here."""
+    """Return a call that repeats one of a few answers, which are had here; its request is made anew, as a caller's is."""
     keyed = wanted is ServedFrom.REPLAY
-    asked = [request(number, key=keyed) for number in range(KNOWN)]
-    for each in asked:
-        await llm.chat(each)
+    for number in range(KNOWN):
+        await llm.chat(request(number, key=keyed))
     await llm.drain()
 
     async def call(number: int) -> None:
-        _check(await llm.chat(asked[number % KNOWN]), wanted)
+        _check(await llm.chat(request(number % KNOWN, key=keyed)), wanted)
 
     return call
 

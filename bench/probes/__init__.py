@@ -18,6 +18,8 @@ class Probe:
     title: str
     run: Callable[[World], Awaitable[Figures]]
     timeout_s: float = 120.0
+    loads_litellm: bool = False
+    """Whether its process loads LiteLLM (3 s) while the cases are opened, and waits for its turn."""
 
 
 PROBES: Mapping[str, Probe] = {
@@ -25,9 +27,9 @@ PROBES: Mapping[str, Probe] = {
     "fingerprint": Probe("fingerprint of 1 KB to 4 MB", compute.fingerprint),
     "imports": Probe("imports in fresh interpreters", fresh.imports),
     "fresh_process": Probe("replay and hit in a fresh process", fresh.answers),
-    "streams": Probe("streams beside raw aiohttp", streams.streams),
-    "stages": Probe("1,000 stages in flight", stages.on_sqlite),
-    "stages_postgres": Probe("the same on PostgreSQL", stages.on_postgres),
+    "streams": Probe("streams beside raw aiohttp", streams.streams, loads_litellm=True),
+    "stages": Probe("1,000 stages in flight", stages.on_sqlite, loads_litellm=True),
+    "stages_postgres": Probe("the same on PostgreSQL", stages.on_postgres, loads_litellm=True),
     "prune": Probe("prune beside a writer", partial(pruning.on_sqlite, rows=20_000)),
     "prune_postgres": Probe("the same on PostgreSQL", partial(pruning.on_postgres, rows=20_000)),
     "prune_million": Probe("prune a million rows", partial(pruning.on_sqlite, rows=1_000_000), 3600.0),

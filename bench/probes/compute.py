@@ -8,8 +8,9 @@ from typing import Any
 
 import orjson
 
-from app.llm import LLMRequest, Message
+from app.llm import LLMRequest, LLMService, Message, RouteDecision
 from app.llm.fingerprint import prompt_sha256
+from app.llm.router import _route_of_short_prompts
 from app.llm.testing.client import ScriptedClient
 from bench.cases.ours import request, service
 from bench.timing import best_us
@@ -23,14 +24,23 @@ SENTINEL_S = 0.0005
 
 
 async def route(world: World) -> dict[str, Any]:
-    """Return the microseconds of one decision, through `explain`."""
+    """Return the microseconds of one decision, through `explain`: as it is remembered by value, and made anew."""
     models = ",".join(f"ollama:model-{number}" for number in range(CANDIDATES))
     async with service(world, client=ScriptedClient(), persist_runs=False, profile_fast=models) as llm:
         asked = request(1)
         kept = llm.explain(asked).kept
         if len(kept) != CANDIDATES:
             raise RuntimeError(f"{len(kept)} candidates were kept, not {CANDIDATES}")
-        return {"route_us": best_us(lambda: llm.explain(asked))}
+        return {
+            "route_us": best_us(lambda: llm.explain(asked)),
+            "anew_us": best_us(lambda: explained_anew(llm, asked)),
+        }
+
+
+def explained_anew(llm: LLMService, asked: LLMRequest) -> RouteDecision:
+    """Return the decision as a program makes it once for each kind of request."""
+    _route_of_short_prompts.cache_clear()
+    return llm.explain(asked)
 
 
 async def fingerprint(world: World) -> dict[str, Any]:

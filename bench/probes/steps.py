@@ -16,6 +16,7 @@ from app.llm.testing.client import ScriptedClient
 from app.llm.types import LLMResponse, ServedFrom
 from bench.cases import bare, ours
 from bench.measure import Call, freeze
+from bench.probes.compute import explained_anew
 from bench.timing import best_async_us, best_us
 from bench.world import GEMINI_KEY, World
 
@@ -63,7 +64,8 @@ def _pure(llm: LLMService, answer: LLMResponse) -> dict[str, float]:
         "prompt_sha256, 1 KB": best_us(lambda: prompt_sha256(asked)),
         "  of it SHA-256 alone": best_us(lambda: hashlib.sha256(text).hexdigest()),
         "request_sha256, prompt known": best_us(lambda: request_sha256(asked, prompt=prompt)),
-        "route, explained": best_us(lambda: llm.explain(asked)),
+        "route, remembered": best_us(lambda: llm.explain(asked)),
+        "route, made anew": best_us(lambda: explained_anew(llm, asked)),
         "response object, copied": best_us(lambda: answer.model_copy(update={"persisted": True})),
         "request to bytes": best_us(lambda: encode_request(asked)),
         "response to bytes": best_us(lambda: encode_response(answer)),

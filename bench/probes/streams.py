@@ -17,7 +17,7 @@ from bench.measure import Call
 from bench.stub import CHUNKS
 from bench.world import OLLAMA_MODEL, World, wire_messages
 
-ROUNDS = 5
+ROUNDS = 3
 STREAMS = 40
 """Of each kind in a round; the kinds take turns."""
 

@@ -7,14 +7,18 @@ from typing import Any
 
 import pytest
 
-from bench import report
+from app.llm import LLMRequest, ServedFrom
+from app.llm.router import _route_of_short_prompts
+from app.llm.testing.client import ScriptedClient
+from bench import report, runner
 from bench.blocks import BLOCKS, NOTHING
-from bench.cases import CASES
+from bench.cases import CASES, ours
 from bench.cases.bare import raw
-from bench.figures import NotMeasured, cpu, key_of, rate, sound, spread, stall
+from bench.figures import NotMeasured, cpu, key_of, probed, rate, sound, spread, stall
 from bench.measure import measure
 from bench.plans import plan_of, targets_of
 from bench.probes import PROBES
+from bench.probes.compute import explained_anew
 from bench.records import MODES, recorded, text_of
 from bench.runner import Child, Plan, _stub, run
 from bench.targets import TARGETS, Target, judge
@@ -37,6 +41,8 @@ def recorded_run() -> dict[str, Any]:
     """Return a run in which every cell and probe gave something."""
     plan = plan_of("full")
     rounds: dict[str, Any] = {key_of(*cell): [dict(CELL)] * plan.rounds for cell in plan.cells}
+    rounds["raw@16"] = [CELL | {"rss_mb": 91.0}, CELL | {"rss_mb": 89.0}]
+    rounds["raw@64"] = [CELL | {"cpu_ms": 0.4}]
     rounds |= {name: [AnyFigure()] for name in plan.probes}
     rounds["growth"] = rounds["growth_postgres"] = [AnyFigure(rows=[1_000, 1_000_000], bytes_per_run=2_000.0)]
     rounds["imports"] = [AnyFigure(llm_loads=[], bootstrap_loads=["aiohttp"], reference_loads=[])]
@@ -58,6 +64,7 @@ def recorded_run() -> dict[str, Any]:
             "lane": "default", "versions": {"litellm": "1.2.3"},
         },
         "flush": {"p50_ms": 0.2, "p99_ms": 0.4},
+        "pace": {"rounds": plan.rounds, "seconds": plan.seconds},
         "rounds": rounds,
         "targets": [judge(target, rounds).as_row() for target in TARGETS],
     }  # fmt: skip
@@ -133,6 +140,45 @@ def test_what_was_not_measured_is_an_error_and_never_a_pass(found: dict[str, Any
     assert why in report.target_line(outcome.as_row())
 
 
+def test_a_figure_that_an_earlier_bench_did_not_take_is_said_to_be_missing():
+    outcome = judge(
+        Target("t", probed("route", "anew_us") / cpu("raw", 1), 0.2), {"route": [{"route_us": 7.0}]}
+    )
+    assert (outcome.verdict, outcome.why) == ("ERROR", "route has no anew_us: an earlier bench ran it")
+
+
+@pytest.mark.parametrize("wanted", [ServedFrom.REPLAY, ServedFrom.CACHE])
+async def test_replays_and_hits_make_their_request_in_every_call(
+    wanted: ServedFrom, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    made: list[LLMRequest] = []
+    make = ours.request
+
+    def noted(number: int, **options: Any) -> LLMRequest:
+        made.append(make(number, **options))
+        return made[-1]
+
+    monkeypatch.setattr(ours, "request", noted)
+    world = World(stub_url="http://127.0.0.1:9", directory=str(tmp_path))
+    stored = {"database_url": world.file("known"), "cache_enabled": True}
+    async with ours.service(world, client=ScriptedClient(), warm=False, **stored) as llm:
+        call = await ours._repeated(llm, wanted)
+        before = len(made)
+        for number in range(3):
+            await call(number)
+    assert len(made) - before == 3
+
+
+async def test_a_route_made_anew_is_no_remembered_one(tmp_path: Path):
+    world = World(stub_url="http://127.0.0.1:9", directory=str(tmp_path))
+    async with ours.service(world, client=ScriptedClient(), warm=False, persist_runs=False) as llm:
+        remembered = llm.explain(ours.request(1))
+        assert explained_anew(llm, ours.request(1)) == remembered
+        assert explained_anew(llm, ours.request(1)) == remembered
+        kept = _route_of_short_prompts.cache_info()
+        assert (kept.misses, kept.hits) == (1, 0)
+
+
 def test_a_recorded_run_is_rendered_into_every_block():
     document = recorded_run()
     blocks = {name: make(document) for name, make in BLOCKS.items()}
@@ -141,6 +187,11 @@ def test_a_recorded_run_is_rendered_into_every_block():
         assert target.name in "\n".join(map(report.target_line, document["targets"]))
     assert "1.2.3" in blocks["bench-conditions"]
     assert all(case.title in blocks["bench-cells"] for case in CASES.values())
+    assert blocks["bench-cells"].splitlines()[0].endswith("| RSS MB |")
+    assert blocks["bench-cells"].splitlines()[2].startswith("| raw aiohttp |")
+    assert blocks["bench-cells"].splitlines()[2].endswith("| 91.0 |")
+    assert "| ours, SQLite FULL, 64 in flight | 0.500 | 1.00 |" in blocks["bench-ratios"]
+    assert "the best of 3 interleaved rounds of 2 s." in blocks["bench-conditions"]
     assert "| one step | 12.3 |" in blocks["bench-steps"]
     assert "| 256 KB | 0.200 | 0.200 | 7.00 | 7.00 |" in blocks["bench-prompts"]
     assert "| PostgreSQL | 1,000,000 | 7.00 | 7.00 |" in blocks["bench-growth"]
@@ -195,6 +246,42 @@ def test_every_block_has_its_place_and_the_committed_ones_are_those_of_the_recor
     assert report.PLOT.exists()
 
 
+def test_probes_that_load_much_are_started_with_the_cases_and_used_in_their_turn(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    told: list[tuple[str, dict[str, Any]]] = []
+
+    class Fake:
+        def __init__(self, _world: World, log: Path) -> None:
+            self.name = log.stem
+            told.append((self.name, {"kind": "start"}))
+
+        def order(self, **order: Any) -> None:
+            told.append((self.name, order))
+
+        def answer(self, _timeout_s: float) -> dict[str, Any]:
+            return {}
+
+        def settle_on(self, core: int | None) -> None: ...
+
+        def close(self) -> None: ...
+
+    monkeypatch.setattr(runner, "Child", Fake)
+    with runner.Children(World(stub_url="u", directory="d")) as children:
+        children.open(["raw"], ["route", "streams"])
+        children.probe("streams")
+        children.probe("route")
+    assert told == [
+        ("bare", {"kind": "start"}),
+        ("bare", {"kind": "open", "names": ["raw"]}),
+        ("probe-streams", {"kind": "start"}),
+        ("probe-streams", {"kind": "load"}),
+        ("probe-streams", {"kind": "probe", "name": "streams"}),
+        ("probe-route", {"kind": "start"}),
+        ("probe-route", {"kind": "probe", "name": "route"}),
+    ]
+
+
 async def test_a_cell_counts_calls_and_cpu_of_real_requests():
     with _stub() as url:
         async with raw(World(stub_url=url, directory="")) as call:
@@ -242,6 +329,7 @@ def test_the_cells_of_a_run_are_told_and_nothing_is_left_behind(
     told: list[str] = []
     document = run(Plan([("raw", 1)], [], rounds=2, seconds=0.02), told.append)
     assert [set(cell) for cell in document["rounds"]["raw@1"]] == [set(CELL)] * 2
+    assert document["pace"] == {"rounds": 2, "seconds": 0.02}
     assert any("round 2 of 2" in line for line in told)
     assert list(tmp_path.iterdir()) == []
     assert asdict(World(stub_url="u", directory="d")).keys() >= {"stub_url", "postgres_url"}

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from app.llm.messages import ImagePart, Message, TextPart, ThinkingPart, ToolCallPart, ToolSpec
+from app.llm.messages import FilePart, ImagePart, Message, TextPart, ThinkingPart, ToolCallPart, ToolSpec
 from app.llm.persistence.codec import VERSION, encode_request, encode_response
 from app.llm.types import (
     CacheMode,
@@ -33,6 +33,7 @@ TEXTS = st.builds(TextPart, text=TEXT)
 SAID = st.builds(TextPart, text=TEXT | st.just("half of \ud83d"))
 """Answers may hold what no request can."""
 IMAGES = st.builds(ImagePart, data=st.binary(min_size=1), media_type=st.just("image/png"))
+FILES = st.builds(FilePart, data=st.binary(min_size=1), media_type=st.just("application/pdf"))
 JSON = st.dictionaries(TEXT, st.none() | st.booleans() | NUMBERS | TEXT | st.lists(TEXT))
 CALLS = st.builds(ToolCallPart, id=TEXT, name=TEXT, arguments=JSON, signature=st.none() | TEXT)
 THOUGHTS = st.builds(ThinkingPart, text=TEXT, signature=st.none() | TEXT)
@@ -44,7 +45,7 @@ def _turns(role: str, parts: st.SearchStrategy[Any]) -> st.SearchStrategy[Messag
 
 
 TALK = _turns("system", TEXTS) | _turns("user", TEXTS)
-TURNS = TALK | _turns("user", TEXTS | IMAGES) | _turns("assistant", TEXTS | CALLS | THOUGHTS)
+TURNS = TALK | _turns("user", TEXTS | IMAGES | FILES) | _turns("assistant", TEXTS | CALLS | THOUGHTS)
 PLAIN = {
     "profile": st.sampled_from(LLMProfile),
     "model": st.just("ollama:m"),

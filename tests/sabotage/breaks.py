@@ -1,5 +1,6 @@
 """Every break: one small change for each promise, and the tests that must notice it."""
 
+from tests.sabotage.agent_breaks import AGENT_BREAKS
 from tests.sabotage.call_breaks import CALL_BREAKS
 from tests.sabotage.checked_breaks import CHECKED_BREAKS
 from tests.sabotage.durable_breaks import DURABLE_BREAKS
@@ -19,5 +20,6 @@ BREAKS: tuple[Break, ...] = (
     *CHECKED_BREAKS,
     *SCHEMA_BREAKS,
     *STAGE_BREAKS,
+    *AGENT_BREAKS,
     *DURABLE_BREAKS,
 )  # fmt: skip

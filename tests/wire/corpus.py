@@ -1,9 +1,10 @@
 """Requests and replies of every shape, for tests that hold the lanes side by side."""
 
 import json
-from typing import Any
+from typing import Any, get_args
 
 from app.llm.messages import (
+    FilePart,
     ImagePart,
     Message,
     ResponseFormat,
@@ -93,6 +94,24 @@ REQUESTS = {
     "limits": asks(max_output_tokens=1, stop=("END", "\n")),
     "no stop": asks(stop=()),
 }  # fmt: skip
+
+FILES = {
+    **{
+        media_type: asks(Message.user("What is it?", FilePart(data=b"\x00\xff%PDF", media_type=media_type)))
+        for media_type in get_args(FilePart.model_fields["media_type"].annotation)
+    },
+    "file alone": asks(Message.user(FilePart(data=b"RIFF", media_type="audio/wav"))),
+    "files between texts": asks(
+        Message.user("a", FilePart(data=b"ID3", media_type="audio/mp3"), PNG, "b", FilePart(data=b"f", media_type="video/mp4"))
+    ),
+    "file of a tool": asks(
+        Message.user("?"),
+        Message.assistant(ToolCallPart(id="a", name="weather", arguments={})),
+        Message.tool(ToolResultPart(id="a", name="weather", content="See file 1.")),
+        Message.user("<file>", FilePart(data=b"%PDF", media_type="application/pdf"), "</file>"),
+    ),
+}  # fmt: skip
+"""What Gemini reads and Ollama does not."""
 
 
 # -- replies: counts are given, since a stub counts white space that one lane sends and the other does not

@@ -1,11 +1,9 @@
 """Agents on the whole stack: the service with its ledger, LiteLLM, and providers that speak the real wire format."""
 
-from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from pydantic import BaseModel
 from pydantic_ai import Agent
 from pydantic_ai.direct import model_request
 from pydantic_ai.exceptions import ModelAPIError, ModelRateLimitError
@@ -14,66 +12,20 @@ from pydantic_ai.models import ModelRequestParameters
 from pydantic_ai.models.fallback import FallbackModel
 from pydantic_ai.tools import ToolDefinition
 
-from app.bootstrap import build_llm_service
 from app.llm.errors import LLMKeyConflict, LLMNoCandidate, LLMWorkspaceMissing
 from app.llm.pydanticai import LLMModelSettings, PydanticAiLiteLLMModel
-from app.llm.service import LLMService
-from app.llm.settings import LLMSettings, load_settings
-from app.llm.testing import Reply, StubGemini, StubOllama
+from app.llm.testing import Reply
 from app.llm.testing.content import Call
 from app.llm.types import CacheMode, LLMConstraints
+from tests.wire.agents import PARIS, City, World, world_on
 
-PARIS = {"name": "Paris", "country": "France"}
 RUN = {"workspace_id": "acme", "idempotency_key": "invoice-17"}
 
 
-class City(BaseModel):
-    """A city."""
-
-    name: str
-    country: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class World:
-    """A service and its two providers."""
-
-    llm: LLMService
-    ollama: StubOllama
-    gemini: StubGemini
-
-    @property
-    def sends(self) -> tuple[int, int]:
-        return self.ollama.sends, self.gemini.sends
-
-    def asked(self, stub: StubOllama | StubGemini) -> list[Any]:
-        """The bodies of its model calls, in order."""
-        return [received.body for received in stub.requests if received.ordinal]
-
-
 @pytest.fixture
-def providers() -> Iterator[tuple[StubOllama, StubGemini]]:
-    with StubOllama() as ollama, StubGemini() as gemini:
-        yield ollama, gemini
-
-
-@pytest.fixture
-def settings(providers: tuple[StubOllama, StubGemini], sqlite_url: str) -> LLMSettings:
-    ollama, gemini = providers
-    return load_settings(
-        ollama_api_base=ollama.base_url,
-        gemini_api_base=gemini.base_url,
-        gemini_api_key="stub-key",
-        database_url=sqlite_url,
-        attempts_per_candidate=1,
-        cache_enabled=True,
-    )
-
-
-@pytest.fixture
-async def world(providers: tuple[StubOllama, StubGemini], settings: LLMSettings) -> AsyncIterator[World]:
-    async with build_llm_service(settings) as llm:
-        yield World(llm=llm, ollama=providers[0], gemini=providers[1])
+async def world(sqlite_url: str) -> AsyncIterator[World]:
+    async with world_on(sqlite_url) as world:
+        yield world
 
 
 def answers(result: Any) -> list[ModelResponse]:

@@ -18,6 +18,7 @@ from app.llm.testing import Reply
 from tests.crash.faults import FAULTS, How
 from tests.support.rounds import ROUNDS, times
 from tests.wire.corpus import (
+    FILES,
     REPLIES,
     REQUESTS,
     STRICT,
@@ -53,7 +54,7 @@ async def pair(request: pytest.FixtureRequest) -> AsyncIterator[Pair]:
 )
 async def test_the_same_request_leaves_through_both_lanes(provider: str, model: str):
     async with pair_on(provider, model, **PROXY) as pair:
-        for name, request in REQUESTS.items():
+        for name, request in (REQUESTS | (FILES if provider == "gemini" else {})).items():
             left = await pair.left(request)
             assert left[DIALECT] == left[ACOMPLETION], name
 

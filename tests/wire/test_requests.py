@@ -6,6 +6,7 @@ import pytest
 
 from app.llm.client_litellm import LiteLLMClient
 from app.llm.messages import (
+    FilePart,
     ImagePart,
     Message,
     ResponseFormat,
@@ -131,6 +132,26 @@ async def test_gemini_receives_everything_in_its_own_words(on_gemini: Rig):
             "thinkingConfig": {"includeThoughts": True},
         },
     }
+
+
+@in_both_lanes
+async def test_gemini_receives_files_as_their_bytes(on_gemini: Rig):
+    pdf = FilePart(data=b"%PDF-1.7", media_type="application/pdf")
+    sound = FilePart(data=b"RIFF", media_type="audio/wav")
+    film = FilePart(data=b"ftyp", media_type="video/mp4")
+    said = await on_gemini.body(LLMRequest(messages=(Message.user("Read", pdf, "hear", sound, film),)))
+    assert said["contents"] == [
+        {
+            "role": "user",
+            "parts": [
+                {"text": "Read"},
+                {"inline_data": {"data": "JVBERi0xLjc=", "mime_type": "application/pdf"}},
+                {"text": "hear"},
+                {"inline_data": {"data": "UklGRg==", "mime_type": "audio/wav"}},
+                {"inline_data": {"data": "ZnR5cA==", "mime_type": "video/mp4"}},
+            ],
+        }
+    ]
 
 
 async def test_a_request_that_says_nothing_sends_only_what_the_identity_of_the_candidate_names(

@@ -5,6 +5,7 @@ import json
 from typing import Any
 
 from app.llm.messages import (
+    FilePart,
     ImagePart,
     Message,
     ResponseFormat,
@@ -89,17 +90,16 @@ def rendered_response_format(wanted: ResponseFormat | None) -> Wire | None:
 def _content(message: Message) -> str | list[Wire]:
     if all(isinstance(part, TextPart) for part in message.content):
         return message.text
-    return [
-        {"type": "text", "text": part.text}
-        if isinstance(part, TextPart)
-        else {"type": "image_url", "image_url": {"url": _data_url(part)}}
-        for part in message.content
-        if isinstance(part, TextPart | ImagePart)
-    ]
+    return [_shown(part) for part in message.content if isinstance(part, TextPart | ImagePart | FilePart)]
 
 
-def _data_url(image: ImagePart) -> str:
-    return f"data:{image.media_type};base64,{base64.b64encode(image.data).decode()}"
+def _shown(part: TextPart | ImagePart | FilePart) -> Wire:
+    if isinstance(part, TextPart):
+        return {"type": "text", "text": part.text}
+    url = f"data:{part.media_type};base64,{base64.b64encode(part.data).decode()}"
+    if isinstance(part, ImagePart):
+        return {"type": "image_url", "image_url": {"url": url}}
+    return {"type": "file", "file": {"file_data": url}}
 
 
 def _assistant(message: Message, ids: dict[str, str], *, signatures: bool) -> Wire:

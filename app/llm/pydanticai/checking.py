@@ -8,7 +8,8 @@ from pydantic_ai.models import ModelRequestParameters
 
 from app.llm.checks import Objection, Said
 from app.llm.messages import TextPart, ToolCallPart
-from app.llm.structured.reading import NotJson, strict_json, without_fence
+from app.llm.pydanticai.internals import strip_markdown_fences
+from app.llm.structured.reading import NotJson, strict_json
 
 MAX_FAULTS = 10
 
@@ -40,9 +41,9 @@ class DeclaredCheck:
 
     def _of_text(self, text: str) -> Iterator[str]:
         wanted = self.params.output_object
-        if wanted is not None and self.params.output_mode in {"auto", "native"}:
+        if wanted is not None and self.params.output_mode in {"auto", "native", "prompted"}:
             try:
-                value = strict_json(without_fence(text))
+                value = strict_json(strip_markdown_fences(text))
             except NotJson as fault:
                 yield f"$: {fault}"
             else:

@@ -69,12 +69,13 @@ WITHOUT_STATUS: Mapping[type[LLMProviderError], type[ModelAPIError]] = {
 _FIRST_ERROR_STATUS = 400
 
 
-def model_error(error: LLMProviderError, *, asked: str) -> AgentRunError:
+def model_error(error: LLMProviderError, *, asked: str, in_stream: bool = False) -> AgentRunError:
     """Return the PydanticAI error for `error`; its `body` holds our code, message and run id.
 
     Args:
         error: What ended the call, after every retry and fallback.
         asked: What the agent calls the model, for errors that name no candidate.
+        in_stream: Whether the stream had begun, so that the agent has seen a part of the answer.
     """
     body = {"code": error.code, "message": error.message, "run_id": error.run_id}
     if isinstance(error, LLMContentFiltered):
@@ -90,8 +91,14 @@ def model_error(error: LLMProviderError, *, asked: str) -> AgentRunError:
             body=body,
             provider_error_code=error.code,
             retry_after=error.retry_after_s,
+            in_stream=in_stream,
         )
     plain: type[ModelAPIError] = WITHOUT_STATUS.get(type(error)) or category or ModelAPIError
     return plain(
-        model_name, error.message, body=body, provider_error_code=error.code, retry_after=error.retry_after_s
+        model_name,
+        error.message,
+        body=body,
+        provider_error_code=error.code,
+        retry_after=error.retry_after_s,
+        in_stream=in_stream,
     )

@@ -11,9 +11,9 @@ from dataclasses import replace
 from typing import Any, Never
 
 import orjson
-from pydantic_ai.exceptions import UserError
-from pydantic_ai.messages import ModelMessage
+from pydantic_ai.messages import DocumentMediaType, ModelMessage
 from pydantic_ai.models import Model, ModelRequestParameters
+from pydantic_ai.output import OutputObjectDefinition
 from pydantic_ai.profiles import (
     DEFAULT_PROFILE,
     DEFAULT_PROMPTED_OUTPUT_TEMPLATE,
@@ -26,7 +26,7 @@ from pydantic_ai.tools import ToolDefinition
 from app.llm.candidates import Candidate
 from app.llm.messages import ResponseFormat, ToolChoice, ToolChoiceTool, ToolSpec
 from app.llm.pydanticai.internals import resolve_tool_choice
-from app.llm.pydanticai.messages import neutral_messages
+from app.llm.pydanticai.messages import neutral_messages, refuse_speech_without_words
 from app.llm.types import LLMProvider, RequestVariant
 
 _EVERY_LANE = ModelProfile(
@@ -34,10 +34,10 @@ _EVERY_LANE = ModelProfile(
     json_schema_transformer=None,  # what a provider can be told of a schema is settled for every caller: `schemas/`
     supports_json_schema_output=True,  # the router excludes a candidate that cannot, and says so
     supports_thinking=True,
-    supports_image_input=False,
-    supports_document_input=False,
-    supports_audio_file_input=False,
-    supports_video_input=False,
+    supports_document_input=True,  # those that are texts
+)
+_TEXT_DOCUMENTS: frozenset[DocumentMediaType] = frozenset(
+    ("text/plain", "text/csv", "text/html", "text/markdown")
 )
 
 _PROFILES: Mapping[LLMProvider, ModelProfile] = {
@@ -48,6 +48,8 @@ _PROFILES: Mapping[LLMProvider, ModelProfile] = {
     ),
     LLMProvider.GEMINI: ModelProfile(default_structured_output_mode="tool"),
 }
+
+_PDF: frozenset[DocumentMediaType] = frozenset(("application/pdf",))
 
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_-]")
 _NAME_CHARS = 64
@@ -72,7 +74,18 @@ class Lane(Model[Any]):
         )
         self._can_force = all(can.supports_forced_tool_choice for can in caps)
         window = min(can.max_context_tokens for can in caps)
-        own = ModelProfile(supports_forced_tool_choice=self._can_force, context_window=window)
+        self._can_json = all(can.supports_json for can in caps)
+        own = ModelProfile(
+            supports_forced_tool_choice=self._can_force,
+            context_window=window,
+            # If only one can, it gets the files: the router excludes the others, and says so.
+            supports_image_input=any(can.supports_vision for can in caps),
+            supports_audio_file_input=any(can.supports_audio for can in caps),
+            supports_video_input=any(can.supports_video for can in caps),
+            supported_document_media_types=_TEXT_DOCUMENTS | _PDF
+            if any(can.supports_documents for can in caps)
+            else _TEXT_DOCUMENTS,
+        )
         self._prepared: dict[bytes, ModelRequestParameters] = {}
         super().__init__(profile=merge_profile(_EVERY_LANE, _PROFILES[provider], own))
 
@@ -97,11 +110,9 @@ class Lane(Model[Any]):
 
         Ollama's grammar for the answer would leave no way to call a tool, and Gemini refuses the two together. So
         with function tools an open mode becomes tool output, and a native one that the agent insists on is put into
-        the instructions.
+        the instructions, as a prompted one is in any case.
         """
         params = model_request_parameters
-        if params.output_mode == "prompted":
-            raise UserError("PromptedOutput is not supported by this model: use NativeOutput or ToolOutput")
         has_tools = bool(params.function_tools)
         params = params.with_default_output_mode(
             "native" if self._prefers_native and not has_tools else "tool"
@@ -118,6 +129,7 @@ class Lane(Model[Any]):
         Raises:
             UserError: The agent asks for something that no lane can put (a part, an output mode, a native tool).
         """
+        refuse_speech_without_words(messages)
         history = self.prepare_messages(messages, params)
         prepared = self._prepared_once(settings, params)
         instructions = self._get_instruction_parts(history, prepared) or []
@@ -125,11 +137,14 @@ class Lane(Model[Any]):
         strict = {tool.name: tool.strict for tool in params.tool_defs.values()}
         return RequestVariant(
             messages=neutral_messages(
-                history, instructions=(part.content for part in instructions), provider=self.provider_id
+                history,
+                instructions=(part.content for part in instructions),
+                provider=self.provider_id,
+                inline=self._format_inlined_text_file,
             ),
             tools=tuple(_spec(tool, strict.get(tool.name)) for tool in tools),
             tool_choice=choice,
-            response_format=None if tools else _format(prepared, params),
+            response_format=None if tools else self._format(prepared, params),
         )
 
     def _prepared_once(
@@ -169,9 +184,18 @@ class Lane(Model[Any]):
             return tools, "auto"
         return tools, ToolChoiceTool(name=tools[0].name) if names and len(tools) == 1 else "required"
 
+    def _format(
+        self, prepared: ModelRequestParameters, asked: ModelRequestParameters
+    ) -> ResponseFormat | None:
+        if prepared.output_mode == "native" and prepared.output_object is not None:
+            return _format_of(prepared.output_object, asked.output_object)
+        if prepared.output_mode == "prompted" and self._can_json:
+            return ResponseFormat(type="json_object")
+        return None
+
 
 def meet(lanes: Iterable[Lane]) -> ModelProfile:
-    """Return what holds whichever lane is taken: booleans of all, the smallest window, else what is equal."""
+    """Return what holds whichever lane is taken: booleans of all, the smallest window, sets cut, else what is equal."""
     profiles: list[Mapping[str, Any]] = [lane.profile for lane in lanes]
     met = {name: _met(name, [profile.get(name) for profile in profiles]) for name in set().union(*profiles)}
     shared = {name: value for name, value in met.items() if value is not None}
@@ -185,6 +209,8 @@ def _met(name: str, values: list[Any]) -> Any:
         return min(values)
     if all(isinstance(value, bool) for value in values):
         return all(values)
+    if all(isinstance(value, frozenset) for value in values):
+        return frozenset.intersection(*values)
     return values[0] if all(value == values[0] for value in values) else None
 
 
@@ -212,11 +238,8 @@ def _spec(tool: ToolDefinition, strict: bool | None) -> ToolSpec:  # noqa: FBT00
     )
 
 
-def _format(prepared: ModelRequestParameters, asked: ModelRequestParameters) -> ResponseFormat | None:
-    wanted = prepared.output_object
-    if prepared.output_mode != "native" or wanted is None:
-        return None
+def _format_of(wanted: OutputObjectDefinition, asked: OutputObjectDefinition | None) -> ResponseFormat:
     described = {"description": wanted.description} if wanted.description else {}
     name = _NOT_IN_A_NAME.sub("_", wanted.name or "answer")[:_NAME_CHARS]
-    strict = asked.output_object.strict if asked.output_object else None
+    strict = asked.strict if asked else None
     return ResponseFormat.of_schema({**described, **wanted.json_schema}, name=name, strict=strict)

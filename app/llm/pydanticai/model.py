@@ -2,10 +2,10 @@
 
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Protocol
 
-from pydantic import ValidationError
+from pydantic import JsonValue, ValidationError
 from pydantic_ai import RunContext
 from pydantic_ai.messages import ModelMessage, ModelResponse
 from pydantic_ai.models import (
@@ -17,16 +17,19 @@ from pydantic_ai.models import (
 )
 from pydantic_ai.profiles import ModelProfile
 from pydantic_ai.settings import ModelSettings, merge_model_settings
+from pydantic_ai.usage import RequestUsage
 
 from app.llm.candidates import Candidate
 from app.llm.checks import Check
 from app.llm.errors import LLMInvalidRequest, LLMNoCandidate, LLMProviderError
+from app.llm.needs import needs_by_provider
 from app.llm.pydanticai.answers import model_response
 from app.llm.pydanticai.checking import DeclaredCheck
 from app.llm.pydanticai.failures import model_error
 from app.llm.pydanticai.internals import get_current_run_context
 from app.llm.pydanticai.lanes import Lane, meet
 from app.llm.pydanticai.settings import request_fields, warn_about_unhonoured
+from app.llm.pydanticai.spans import name_answer, request_span
 from app.llm.pydanticai.steps import agent_facts, agreed, answered_before, named_by, step_facts, step_key
 from app.llm.pydanticai.streams import LiveStreamedResponse
 from app.llm.streams import LLMStream
@@ -167,6 +170,26 @@ class PydanticAiLiteLLMModel(Model[Any]):
         run = get_current_run_context()
         return await self._answer(messages, model_settings, model_request_parameters, run)
 
+    async def count_tokens(
+        self,
+        messages: list[ModelMessage],
+        model_settings: ModelSettings | None,
+        model_request_parameters: ModelRequestParameters,
+    ) -> RequestUsage:
+        """Return about how many tokens the messages, tools and schemas of a request take; nothing is sent.
+
+        It is the estimate by which the router excludes windows that are too small: about a token for three bytes,
+        high rather than low, and that of the lane where it is highest. A request that would be replayed counts too.
+
+        Raises:
+            LLMInvalidRequest: No candidate could serve this request.
+            UserError: As in `request`.
+        """
+        merged = merge_model_settings(self.settings, model_settings) or ModelSettings()
+        request = self._request(messages, merged, model_request_parameters, get_current_run_context(), None)
+        needs = needs_by_provider(request).values()
+        return RequestUsage(input_tokens=max(need.input_tokens_estimate for need in needs))
+
     @asynccontextmanager
     async def request_stream(
         self,
@@ -188,13 +211,17 @@ class PydanticAiLiteLLMModel(Model[Any]):
                 first = await anext(stream)
             if stream.whole is not None:
                 yield CompletedStreamedResponse(
-                    model_response(stream.whole, step),
+                    _answered(stream.whole, step),
                     model_request_parameters=model_request_parameters,
                     replay_events=True,
                 )
             else:
                 yield LiveStreamedResponse(
-                    model_request_parameters, stream=stream, first=first, told=self._told, step=step
+                    model_request_parameters,
+                    stream=stream,
+                    first=first,
+                    told=partial(self._told, in_stream=True),
+                    step=step,
                 )
 
     async def _answer(
@@ -208,7 +235,7 @@ class PydanticAiLiteLLMModel(Model[Any]):
         with self._told():
             check = DeclaredCheck(params) if self._checks else None
             response = await self._llm.chat(request, context=context, check=check)
-        return model_response(response, step_facts(request, context))
+        return _answered(response, step_facts(request, context))
 
     def _asked(
         self,
@@ -225,11 +252,11 @@ class PydanticAiLiteLLMModel(Model[Any]):
         return request, context.model_copy(update={"idempotency_key": None})
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _told(self, *, in_stream: bool = False) -> Iterator[None]:
         try:
             yield
         except LLMProviderError as error:
-            raise model_error(error, asked=self.model_name) from error
+            raise model_error(error, asked=self.model_name, in_stream=in_stream) from error
 
     def _correlation(self, settings: ModelSettings, run: RunContext[Any] | None) -> LLMCallContext:
         told = self._context_of(run) if self._context_of and run else LLMCallContext()
@@ -291,6 +318,12 @@ class PydanticAiLiteLLMModel(Model[Any]):
             lanes = [Lane(provider, listed) for provider, listed in by_provider.items()]
             self._lanes_of = candidates, lanes
         return lanes
+
+
+def _answered(response: LLMResponse, step: dict[str, JsonValue]) -> ModelResponse:
+    made = model_response(response, step)
+    name_answer(request_span(), made)
+    return made
 
 
 def _preferring(answered: str | None, fields: dict[str, Any]) -> dict[str, Any]:

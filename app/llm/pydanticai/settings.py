@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any, Literal
 
+import httpx
 from pydantic import JsonValue
 from pydantic_ai.exceptions import UnsupportedSettingWarning, UserError
 from pydantic_ai.settings import ModelSettings
@@ -73,16 +74,33 @@ def request_fields(settings: ModelSettings) -> dict[str, Any]:
     fields = {_FIELDS[name]: value for name, value in given.items() if name in _FIELDS}
     if "thinking" in fields:
         fields["thinking"] = _NEAREST_EFFORT.get(fields["thinking"], fields["thinking"])
+    if "timeout_s" in fields:
+        fields["timeout_s"] = _seconds(fields["timeout_s"])
     return fields
 
 
 def warn_about_unhonoured(settings: ModelSettings, *, model: str, warned: set[str]) -> None:
     """Warn once about each setting that has no effect; `warned` remembers them."""
-    for name in settings:
-        effective = name in _FIELDS or name in _OWN or name in _APPLIED_ELSEWHERE
-        if effective or name in warned or settings.get(name) is None:
+    for name, value in settings.items():
+        if value is None or name in warned or _has_effect(name, value):
             continue
         warned.add(name)
         warnings.warn(
             f"the model setting {name!r} has no effect on {model}", SettingNotHonoured, stacklevel=2
         )
+
+
+def _has_effect(name: str, value: object) -> bool:
+    if name == "timeout":
+        return _seconds(value) is not None
+    if name == "parallel_tool_calls":
+        return value is True  # what providers do anyway
+    return name in _FIELDS or name in _OWN or name in _APPLIED_ELSEWHERE
+
+
+def _seconds(timeout: object) -> object:
+    """Return a timeout in seconds; None if its phases differ or have no end: a call has one deadline."""
+    if not isinstance(timeout, httpx.Timeout):
+        return timeout
+    phases = set(timeout.as_dict().values())
+    return phases.pop() if len(phases) == 1 else None

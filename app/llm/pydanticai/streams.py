@@ -12,6 +12,7 @@ from pydantic_ai.models import ModelRequestParameters, StreamedResponse
 from app.llm.deltas import Delta, TextDelta, ThinkingDelta, parts_of
 from app.llm.messages import ToolCallPart
 from app.llm.pydanticai.answers import model_response, tool_call
+from app.llm.pydanticai.spans import name_answer, request_span
 from app.llm.streams import LLMStream
 from app.llm.types import LLMResponse
 
@@ -37,6 +38,7 @@ class LiveStreamedResponse(StreamedResponse):
         self._heard: list[Delta] = []
         self._final: ModelResponse | None = None
         self._began_at = datetime.now(UTC)
+        self._span = request_span()
 
     @property
     def model_name(self) -> str:
@@ -97,10 +99,14 @@ class LiveStreamedResponse(StreamedResponse):
         return [manager.handle_part(vendor_part_id=None, part=part) for part in parts]
 
     def _end(self, response: LLMResponse) -> None:
-        """Take over what only the end tells; parts only where the deltas do not make them."""
+        """Take over what only the end tells; parts only where the deltas do not make them.
+
+        A FallbackModel has written its own attempts and notes by then: they stay, as with a whole answer.
+        """
         final = model_response(response, self._step)
+        name_answer(self._span, final)
         self._usage = final.usage
         self.finish_reason = final.finish_reason
-        self.metadata = final.metadata
-        self.failed_attempts = final.failed_attempts
+        self.metadata = {**(self.metadata or {}), **(final.metadata or {})}
+        self.failed_attempts = [*(self.failed_attempts or ()), *(final.failed_attempts or ())] or None
         self._final = None if parts_of(self._heard) == response.parts else final

@@ -68,12 +68,6 @@ def strict_json(text: str) -> Any:
         raise NotJson(f"not JSON: {error}") from None
 
 
-def without_fence(text: str) -> str:
-    """Return the text within the one code fence that is all of it; else the text."""
-    found = _FENCED.fullmatch(text.strip())
-    return found[1] if found else text
-
-
 def _body(text: str) -> str:
     """Return what the answer's code fences hold, or all of it where there are none."""
     blocks = [block for block in _FENCED.findall(text) if _OPENER.search(block)]

@@ -79,7 +79,7 @@ class Wanted(Generic[T]):
         try:
             self._read(text)
         except _Invalid as invalid:
-            return Objection(faults=invalid.faults, turns=_told(text, invalid.faults))
+            return Objection(faults=invalid.faults, turns=correction(text, invalid.faults))
         return None
 
     def _read(self, text: str) -> T:
@@ -162,7 +162,8 @@ def _path(loc: Sequence[int | str]) -> str:
     return "$" + "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in loc)
 
 
-def _told(text: str, faults: Sequence[str]) -> tuple[Message, ...]:
+def correction(text: str, faults: Sequence[str]) -> tuple[Message, ...]:
+    """Return the turns that follow an answer which is not valid: what was said, and what is wrong with it."""
     listed = "\n".join(f"- {fault}" for fault in faults[:MAX_FAULTS])
     complaint = Message.user(
         f"That is not valid:\n{listed}\nAnswer again, with the corrected JSON alone; invent nothing."

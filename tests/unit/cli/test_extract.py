@@ -60,7 +60,7 @@ def test_a_bad_answer_is_asked_for_once_more_with_its_faults(signalbox: Run, cli
     assert (answer.role, answer.text) == ("assistant", NO_AGE)
     assert "$.age: 'old' is not of type 'integer'" in complaint.text
     assert extract(signalbox, "--key", "k").out == done.out
-    assert client.sends == 2  # both questions have a key, so both are replayed
+    assert client.sends == 2  # one run, under one key
 
 
 def test_two_bad_answers_end_with_what_was_wrong(signalbox: Run, client: ScriptedClient) -> None:
@@ -68,7 +68,7 @@ def test_two_bad_answers_end_with_what_was_wrong(signalbox: Run, client: Scripte
     done = extract(signalbox)
     assert done.code == 1
     assert "$.age: 'old' is not of type 'integer' (run " in done.told
-    assert "not JSON: Expecting value at line 1, column 1" in client.sent[1][1].messages[-1].text
+    assert "$: not JSON: Expecting value at line 1, column 1" in client.sent[1][1].messages[-1].text
 
 
 def test_an_answer_that_was_cut_off_is_not_asked_for_again(signalbox: Run, client: ScriptedClient) -> None:
@@ -76,8 +76,18 @@ def test_an_answer_that_was_cut_off_is_not_asked_for_again(signalbox: Run, clien
     client.script.append(cut)
     done = extract(signalbox)
     assert done.code == 1
-    assert "was cut off: raise --max-output-tokens" in done.told
+    assert "was cut off at its longest length: raise max_output_tokens" in done.told
     assert client.sends == 1
+
+
+def test_the_next_candidate_is_asked_when_the_answers_of_the_first_do_not_fit(
+    signalbox: Run, client: ScriptedClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLM_PROFILE_BALANCED", "ollama:first,ollama:second")
+    client.script += [text_reply(NO_AGE), text_reply(NO_AGE), text_reply(ADA)]
+    done = json.loads(extract(signalbox, "--json").out)
+    assert (done["data"], done["model"]) == (json.loads(ADA), "second")
+    assert [len(sent[1].messages) for sent in client.sent] == [2, 4, 2]
 
 
 def test_json_puts_the_provenance_beside_the_data(signalbox: Run, client: ScriptedClient) -> None:
@@ -86,10 +96,19 @@ def test_json_puts_the_provenance_beside_the_data(signalbox: Run, client: Script
     assert (done["data"]["name"], done["provider"], done["served_from"]) == ("Ada", "ollama", "live")
 
 
-@pytest.mark.parametrize("answer", ["NaN", '{"name": Infinity, "age": 1}', "[" * 5_000])
-def test_what_json_does_not_know_is_no_answer(signalbox: Run, client: ScriptedClient, answer: str) -> None:
+@pytest.mark.parametrize(
+    ("answer", "fault"),
+    [
+        ("NaN", "$: not JSON: NaN is no JSON"),
+        ('{"name": Infinity, "age": 1}', "$: the JSON is broken or cut off"),
+        ("[" * 5_000, "$: the JSON is cut off: it is never closed"),
+    ],
+)
+def test_what_json_does_not_know_is_no_answer(
+    signalbox: Run, client: ScriptedClient, answer: str, fault: str
+) -> None:
     client.script += [text_reply(answer), text_reply(answer)]
-    assert "not JSON" in extract(signalbox).told
+    assert fault in extract(signalbox).told
 
 
 @pytest.mark.parametrize(
@@ -153,7 +172,7 @@ def test_a_recursive_schema_with_its_root_in_defs_is_fine(signalbox: Run, client
             ["extract", "--schema", "schema.json", "none.txt"],
             "cannot read none.txt: No such file or directory",
         ),
-        (["extract", "--schema", "schema.json", "-", "--key", "k" * 254], "--key: at most 253 characters"),
+        (["extract", "--schema", "schema.json", "-", "--key", "k" * 256], "--key: "),
     ],
 )
 def test_a_missing_file_is_one_line(

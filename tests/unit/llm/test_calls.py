@@ -10,7 +10,7 @@ from app.core.ids import new_id
 from app.llm import calls
 from app.llm.calls import OFF_THE_LOOP
 from app.llm.fingerprint import prompt_sha256
-from app.llm.messages import ImagePart, Message, ToolResultPart
+from app.llm.messages import FilePart, ImagePart, Message, ToolResultPart
 from app.llm.settings import isolated_settings
 from app.llm.types import LLMProvider, LLMRequest, RequestVariant
 
@@ -18,6 +18,7 @@ MUCH = OFF_THE_LOOP + 1
 LONG = Message.user("x" * MUCH)
 SHORT = Message.user("x")
 IMAGE = Message.user(ImagePart(data=b"x" * MUCH, media_type="image/png"))
+FILE = Message.user(FilePart(data=b"x" * MUCH, media_type="application/pdf"))
 RESULT = Message.tool(ToolResultPart(id="1", name="look", content="x" * MUCH))
 HALVES = (Message.user("x" * (MUCH // 2 + 1)),) * 2
 
@@ -43,6 +44,7 @@ async def _hashed_in(monkeypatch: pytest.MonkeyPatch, request: LLMRequest) -> tu
         (LLMRequest(messages=(SHORT,)), False),
         (LLMRequest(messages=(LONG,)), True),
         (LLMRequest(messages=(IMAGE,)), True),
+        (LLMRequest(messages=(FILE,)), True),
         (LLMRequest(messages=(SHORT, RESULT)), True),
         (LLMRequest(messages=HALVES), True),
         (
@@ -50,7 +52,7 @@ async def _hashed_in(monkeypatch: pytest.MonkeyPatch, request: LLMRequest) -> tu
             True,
         ),
     ],
-    ids=["short", "text", "image", "tool result", "several", "variant"],
+    ids=["short", "text", "image", "file", "tool result", "several", "variant"],
 )
 async def test_a_large_prompt_is_hashed_off_the_loop(
     monkeypatch: pytest.MonkeyPatch,

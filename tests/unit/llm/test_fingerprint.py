@@ -14,6 +14,7 @@ from app.llm import fingerprint, messages, types
 from app.llm.errors import LLMInvalidRequest
 from app.llm.fingerprint import FIELDS, Kind, candidate_sha256, flight_slot, prompt_sha256, request_sha256
 from app.llm.messages import (
+    FilePart,
     Frozen,
     ImagePart,
     Message,
@@ -50,6 +51,11 @@ turns = st.one_of(
             ImagePart,
             data=st.binary(min_size=1, max_size=8),
             media_type=st.sampled_from(["image/png", "image/gif"]),
+        )
+        | st.builds(
+            FilePart,
+            data=st.binary(min_size=1, max_size=8),
+            media_type=st.sampled_from(["application/pdf", "audio/wav"]),
         ),
     ),
     st.builds(
@@ -232,6 +238,14 @@ def test_ids_of_a_variant_are_numbered_on_their_own():
 
 def test_signatures_of_a_provider_do_not_count():
     assert prompt_sha256(dialogue("a", "b", signature="opaque")) == prompt_sha256(dialogue("a", "b"))
+
+
+def test_a_file_counts_by_its_bytes_and_its_type():
+    def read(data: bytes, media_type: Any) -> str:
+        return prompt_sha256(ask(Message.user(FilePart(data=data, media_type=media_type))))
+
+    assert read(b"a", "audio/wav") == read(b"a", "audio/wav")
+    assert len({read(b"a", "audio/wav"), read(b"b", "audio/wav"), read(b"a", "audio/mp3")}) == 3
 
 
 def test_an_image_counts_by_its_bytes_and_its_type():

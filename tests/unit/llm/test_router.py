@@ -17,6 +17,7 @@ from app.llm.candidates import Needs, Route, RouteDecision, RouteReason
 from app.llm.errors import LLMInvalidRequest, LLMNoCandidate
 from app.llm.fingerprint import json_bytes
 from app.llm.messages import (
+    FilePart,
     ImagePart,
     Message,
     ResponseFormat,
@@ -26,7 +27,7 @@ from app.llm.messages import (
     ToolResultPart,
     ToolSpec,
 )
-from app.llm.needs import DEFAULT_OUTPUT_TOKENS, TOKENS_PER_IMAGE, needs_of
+from app.llm.needs import DEFAULT_OUTPUT_TOKENS, MAX_DOCUMENT_TOKENS, TOKENS_PER_IMAGE, needs_of
 from app.llm.providers import Catalog
 from app.llm.router import LLMRouter, no_candidate, tightened
 from app.llm.settings import LLMSettings, RouterPolicy
@@ -42,6 +43,10 @@ TOOL = ToolSpec(name="look", parameters={"type": "object", "properties": {"where
 def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith(("LLM_", "GEMINI_"))]:
         monkeypatch.delenv(name)
+
+
+def file(media_type: Any, size: int = 1) -> FilePart:
+    return FilePart(data=b"x" * size, media_type=media_type)
 
 
 class House:
@@ -170,6 +175,9 @@ SCHEMA = ResponseFormat.of_schema({"type": "object"})
         ("json_schema", ask(response_format=SCHEMA), "no_json_schema"),
         ("json_schema", ask(response_format=SCHEMA, tools=(TOOL,)), "no_json_schema"),
         ("vision", ask("see", IMAGE), "no_vision"),
+        ("documents", ask("read", file("application/pdf")), "no_documents"),
+        ("audio", ask("hear", file("audio/mp3")), "no_audio"),
+        ("video", ask("watch", file("video/mp4")), "no_video"),
     ],
 )
 def test_a_candidate_without_a_needed_skill_is_excluded(skill: str, request_: LLMRequest, reason: str):
@@ -379,6 +387,10 @@ def test_everything_that_is_sent_counts():
         return needs_of(LLMRequest(messages=turns, **fields)).input_tokens_estimate
 
     assert estimate(Message.user(IMAGE)) == 4 + TOKENS_PER_IMAGE
+    assert estimate(Message.user(file("audio/wav", 31))) == 4 + 2
+    assert estimate(Message.user(file("video/mp4", 81))) == 4 + 3
+    assert estimate(Message.user(file("application/pdf", 9))) == 4 + 2
+    assert estimate(Message.user(file("application/pdf", 8_000_000))) == 4 + MAX_DOCUMENT_TOKENS
     call = ToolCallPart(id="1", name="look", arguments={"at": "x"})
     assert estimate(Message.assistant(ThinkingPart(text="hmm"), call)) == 4 + 1 + 2 + 4
     assert estimate(Message.tool(ToolResultPart(id="1", name="look", content="seen it"))) == 4 + 3

@@ -47,7 +47,9 @@ def candidate(provider: LLMProvider, **caps: Any) -> Candidate:
         "supports_forced_tool_choice": gemini,
         "supports_json": True,
         "supports_json_schema": True,
-        "supports_vision": gemini,
+        **dict.fromkeys(
+            ("supports_vision", "supports_documents", "supports_audio", "supports_video"), gemini
+        ),
         "max_context_tokens": 1_000_000 if gemini else 8192,
         "assumed": False,
     }

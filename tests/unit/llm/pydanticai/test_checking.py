@@ -52,6 +52,12 @@ def test_a_text_is_held_to_the_schema_of_the_output():
     assert _native(GOOD[:-1] + ",}")  # PydanticAI repairs nothing
 
 
+def test_a_prompted_text_is_held_to_the_schema_and_may_have_words_around_its_fence():
+    assert _native(GOOD, "prompted") is None
+    assert _native(f"Here you are:\n```json\n{GOOD}\n```", "prompted") is None
+    assert _native("Paris", "prompted") == ["$: not JSON: Expecting value at line 1, column 1"]
+
+
 def test_a_text_is_an_answer_where_the_agent_takes_texts():
     assert _native("Paris", "text") is None
     either = ModelRequestParameters(output_mode="tool", output_tools=[TOOL], allow_text_output=True)

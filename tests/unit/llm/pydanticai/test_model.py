@@ -10,7 +10,6 @@ from pydantic_ai import (
     BinaryImage,
     ModelRetry,
     NativeOutput,
-    PromptedOutput,
     ToolOutput,
     WebSearchTool,
 )
@@ -450,12 +449,6 @@ async def test_each_lane_passes_schemas_on_as_the_agent_wrote_them() -> None:
     assert on_ollama.strict is on_gemini.strict is False
 
 
-async def test_prompted_output_is_refused_by_name() -> None:
-    model = PydanticAiLiteLLMModel(ScriptedService())
-    with pytest.raises(UserError, match="PromptedOutput"):
-        await Agent(model, output_type=PromptedOutput(City)).run("x")
-
-
 async def test_image_output_and_native_tools_are_refused() -> None:
     model = PydanticAiLiteLLMModel(ScriptedService())
     with pytest.raises(UserError, match="Image output"):
@@ -491,7 +484,10 @@ async def test_the_profile_is_what_all_lanes_share() -> None:
     assert (both["context_window"], gemini["context_window"]) == (8192, 1_000_000)
     assert (both["supports_forced_tool_choice"], gemini["supports_forced_tool_choice"]) == (False, True)
     assert both["may_tokenize_special_tokens_in_content"]
-    assert not both["supports_image_input"]
+    assert (both["supports_image_input"], gemini["supports_image_input"]) == (False, True)
+    pdf = "application/pdf"
+    assert pdf in gemini["supported_document_media_types"]
+    assert both["supported_document_media_types"] == gemini["supported_document_media_types"] - {pdf}
 
 
 async def test_requests_are_refused_where_pydantic_ai_forbids_them() -> None:

