@@ -1,6 +1,7 @@
 """Agents that are repeated under one key: what is kept of their tools, and whose keys never meet."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import date
@@ -164,6 +165,24 @@ async def test_files_come_back_as_files() -> None:
         back = recorded._told({how: TypeAdapter(Any).validate_json(TypeAdapter(Any).dump_json(kept))})
         assert recorded._written(back, "it") == kept
         assert "BinaryImage" in repr(back)
+
+
+async def test_a_picture_that_a_tool_returned_is_shown_once_and_replayed(world: World) -> None:
+    picture = BinaryContent(data=b"\x89PNG\r\n\x1a\n", media_type="image/png")
+
+    def scan() -> Any:
+        """Scan the invoice."""
+        world.done.append("scan")
+        return ["page 1", picture]
+
+    world.gemini.script(Reply.tool_call("scan", {}), Reply.text("It is paid."))
+    model = PydanticAiLiteLLMModel(world.llm, model=MODELS["gemini"])
+    first = await world.agent(scan, model=model).run("Look.", metadata=RUN)
+    again = await world.agent(scan, model=model).run("Look.", metadata=RUN)
+    assert first.output == again.output == "It is paid."
+    assert (world.sends, world.done) == (2, ["scan"])
+    shown = str(world.gemini.requests[-1].body)
+    assert re.search(rf"inline_?[dD]ata.*{re.escape(picture.base64)}", shown), "as a picture, not as JSON"
 
 
 @pytest.mark.parametrize("provider", ["ollama", "gemini"])
