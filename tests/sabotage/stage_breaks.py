@@ -188,7 +188,7 @@ STAGE_BREAKS = (
         "if any(isinstance(lane, AcompletionLane) for lane in of.values()):",
         "if of:",
         (
-            "tests/wire/test_process.py::test_the_first_calls_change_nothing_but_two_switches_and_leave_nothing_behind",
+            "tests/wire/test_process.py::test_the_first_calls_change_nothing_but_four_switches_and_leave_nothing_behind",
         ),
     ),
 )
