@@ -32,7 +32,7 @@ PROVIDER_BREAKS = (
         "a-text-ends-the-stream",
         "providers",
         MENDING,
-        'json.dumps(payload).replace("[DONE]", "\\u005bDONE]").encode()',
+        r'json.dumps(payload).replace("[DONE]", "\\u005bDONE]").encode()',
         "json.dumps(payload).encode()",
         (SAID + "a_stream_tells_what_it_comes_to[openai]",),
     ),

@@ -38,7 +38,7 @@ async def ended(llm, **asked):
     try:
         answer = await llm.chat(request)
     except LLMError as error:
-        return {"error": error.code, "sends": len(error.attempts), "route": list(getattr(error, "route", ()))}
+        return {"error": error.code, "sends": len(error.attempts), "route": list(error.facts.get("route", ()))}
     return {"text": answer.text, "route": list(answer.route)}
 
 async def main():
