@@ -14,6 +14,7 @@ from app.llm.messages import (
     ToolChoiceTool,
     ToolResultPart,
 )
+from app.llm.testing import Reply
 from app.llm.types import LLMRequest
 from tests.wire.corpus import REQUESTS, asks
 from tests.wire.further import FURTHER, KEY, OF_OPENAI, rig_on
@@ -274,8 +275,9 @@ async def test_without_the_setting_nothing_is_marked():
 
 async def test_tokens_that_were_read_from_anthropics_cache_are_among_those_of_the_prompt():
     async with rig_on("anthropic", anthropic_prompt_cache="1h") as rig:
+        rig.stub.always(Reply.text("Now.", usage=(100, 3)))
         first, second = [await rig.send(asks(SYSTEM, Message.user("When?"))) for _ in range(2)]
-    assert first.usage.input_tokens == second.usage.input_tokens
+    assert first.usage.input_tokens == second.usage.input_tokens == 100
     assert (first.usage.cached_input_tokens, bool(second.usage.cached_input_tokens)) == (0, True)
 
 
