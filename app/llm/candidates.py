@@ -187,7 +187,8 @@ class RouteDecision:
 
     profile: LLMProfile
     route: Route
-    needs_of: Mapping[LLMProvider, Needs]
+    needs_of: Mapping[LLMProvider | None, Needs]
+    """None stands for every provider that is not named."""
 
     @property
     def entries(self) -> tuple[RouteEntry, ...]:

@@ -8,7 +8,6 @@ import asyncio
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from app.core.deadlines import Deadlines, Within
@@ -16,11 +15,11 @@ from app.llm.candidates import Candidate
 from app.llm.errors import LLMAuth, LLMInternal, LLMProviderError, LLMTimeout
 from app.llm.limits import Limits, Slot
 from app.llm.ports import Listener, ProviderReply
-from app.llm.providers import gemini, ollama
+from app.llm.providers import known
 from app.llm.redaction import Redactor
 from app.llm.settings import LLMSettings
 from app.llm.telemetry import Telemetry
-from app.llm.types import LLMProvider, LLMRequest
+from app.llm.types import LLMRequest
 from app.llm.wire.answers import Answer, reply_of
 from app.llm.wire.errors import map_error
 from app.llm.wire.exchange import GOOD, Exchange
@@ -32,8 +31,6 @@ if TYPE_CHECKING:
     from app.llm.wire.lanes import Lanes
 
 MAX_REPLY_BYTES = 16 * 2**20
-
-_MODULES: Mapping[LLMProvider, ModuleType] = {LLMProvider.OLLAMA: ollama, LLMProvider.GEMINI: gemini}
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +127,7 @@ class LiteLLMClient:
         candidate: Candidate,
         way: "_Way",
     ) -> ProviderReply | LLMProviderError:
-        provider = _MODULES[candidate.provider]
+        provider = known()[candidate.provider]
         if not provider.usable(self._settings):
             return LLMAuth(
                 f"{candidate.name} has no credentials", provider=candidate.provider, model=candidate.model
@@ -163,7 +160,7 @@ class LiteLLMClient:
             error,
             provider=candidate.provider,
             model=candidate.model,
-            api_base=_MODULES[candidate.provider].api_base(self._settings),
+            api_base=known()[candidate.provider].api_base(self._settings),
             status=exchange.status,
             headers=exchange.headers,
             body_text=exchange.body.decode("utf-8", "replace"),

@@ -60,6 +60,11 @@ def is_local_host(host: str, local_hosts: tuple[str, ...]) -> bool:
     return any(same(host, named) for named in local_hosts)
 
 
+def is_local_url(url: str, local_hosts: tuple[str, ...]) -> bool:
+    """Return whether the host of `url` is named as local."""
+    return is_local_host(urlsplit(url).hostname or "", local_hosts)
+
+
 def has_good_port(parts: SplitResult) -> bool:
     """Return whether a URL names no port, or one that exists."""
     try:

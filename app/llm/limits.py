@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import NamedTuple, Self
 
 from app.llm.errors import LLMQueueFull
+from app.llm.providers import known
 from app.llm.settings import LLMSettings
 from app.llm.types import LLMProvider
 
@@ -31,8 +32,7 @@ class Limits:
         return cls(
             total=settings.concurrency_limit,
             per_provider={
-                LLMProvider.OLLAMA: settings.ollama_concurrency_limit,
-                LLMProvider.GEMINI: settings.gemini_concurrency_limit,
+                provider: getattr(settings, f"{provider}_concurrency_limit") for provider in known()
             },
             queue=settings.queue_limit,
         )

@@ -37,12 +37,18 @@ DEFAULT_OUTPUT_TOKENS = 1_024
 _COPIED = b'"$ref"'
 """What is written out where it is referred to, in the parameters of tools."""
 
-_PROVIDERS = tuple(LLMProvider)
+
+class NeedsByProvider(dict[LLMProvider | None, Needs]):
+    """What each provider's candidates must do: by name where a request has a variant, under None for all others."""
+
+    def __missing__(self, provider: LLMProvider | None) -> Needs:
+        """Return what is needed of everybody without a variant."""
+        return self[None]
 
 
-def needs_by_provider(request: LLMRequest, *, whole_schemas: bool = False) -> Mapping[LLMProvider, Needs]:
+def needs_by_provider(request: LLMRequest, *, whole_schemas: bool = False) -> NeedsByProvider:
     """Return what the request demands of the candidates of each provider, by its variants."""
-    needs = dict.fromkeys(_PROVIDERS, needs_of(request, whole_schemas=whole_schemas))
+    needs = NeedsByProvider({None: needs_of(request, whole_schemas=whole_schemas)})
     for provider in request.variants:
         needs[provider] = needs_of(request.as_sent_to(provider), whole_schemas=whole_schemas)
     return needs

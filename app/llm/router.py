@@ -20,7 +20,7 @@ from app.llm.candidates import (
     RouteReason,
 )
 from app.llm.errors import LLMNoCandidate, LLMSchemaMismatch
-from app.llm.needs import needs_by_provider
+from app.llm.needs import NeedsByProvider, needs_by_provider
 from app.llm.providers import PROVIDERS, Catalog
 from app.llm.schemas import Loss, SchemaMismatch
 from app.llm.settings import LLMSettings, RouterPolicy
@@ -44,7 +44,6 @@ _REASONS = {
     RouterPolicy.LOCAL_FIRST: RouteReason.LOCAL_FIRST,
     RouterPolicy.CLOUD_FIRST: RouteReason.CLOUD_FIRST,
 }
-_NOTHING_LOST: tuple[tuple[Loss, ...], ...] = ((),) * len(LLMProvider)
 _NOT_CONSIDERED = frozenset({RouteReason.NOT_PINNED, RouteReason.NOT_IN_PROFILE})
 
 _AFTER_THE_WINDOW = frozenset({RouteReason.FALLBACK_NOT_ALLOWED, RouteReason.NO_CLOUD_FALLBACK})
@@ -145,8 +144,9 @@ class LLMRouter:
             local_only=limits.local_only,
             allow_fallback=limits.allow_fallback,
             providers=limits.providers,
+            varied=tuple(needs_of),
             skills=tuple(needs.skills for needs in needs_of.values()),
-            losses=tuple(needs.losses for needs in needs_of.values()) if whole_schemas else _NOTHING_LOST,
+            losses=tuple(needs.losses for needs in needs_of.values()),
         )
         route, smallest_window = _route_of_short_prompts(self, caps, asked)
         if any(needs.tokens > smallest_window for needs in needs_of.values()):
@@ -162,7 +162,7 @@ class LLMRouter:
         of_stage = self.stages.get(stage) if stage else None
         return request.profile or of_stage or self.default_profile
 
-    def _route(self, asked: "_Asked", needs_of: Mapping[LLMProvider, Needs], caps: Catalog) -> Route:
+    def _route(self, asked: "_Asked", needs_of: Mapping[LLMProvider | None, Needs], caps: Catalog) -> Route:
         kept: list[RouteEntry] = []
         excluded: list[RouteEntry] = []
         for candidate, reason in self._considered(asked, caps):
@@ -278,20 +278,24 @@ class _Asked(NamedTuple):
     local_only: bool | None
     allow_fallback: bool | None
     providers: tuple[LLMProvider, ...] | None
+    varied: tuple[LLMProvider | None, ...]
+    """None, which is everybody else, and the providers that the request has variants for."""
     skills: tuple[tuple[bool, ...], ...]
-    """What is needed of each provider, in the order of `LLMProvider`."""
+    """What is needed of each, in the same order."""
     losses: tuple[tuple[Loss, ...], ...]
-    """What the schemas for each provider would lose, in the same order."""
+    """What the schemas for each would lose, in the same order."""
 
 
 @lru_cache(maxsize=ROUTES_KEPT)
 def _route_of_short_prompts(router: LLMRouter, caps: Catalog, asked: _Asked) -> tuple[Route, int]:
     """Return the route of a prompt that fits everywhere, and the tokens up to which any prompt has the same one."""
-    needs = (
-        Needs(**dict(zip(SKILLS, skills, strict=True)), losses=losses)
-        for skills, losses in zip(asked.skills, asked.losses, strict=True)
+    needs_of = NeedsByProvider(
+        {
+            provider: Needs(**dict(zip(SKILLS, skills, strict=True)), losses=losses)
+            for provider, skills, losses in zip(asked.varied, asked.skills, asked.losses, strict=True)
+        }
     )
-    route = router._route(asked, dict(zip(LLMProvider, needs, strict=True)), caps)  # noqa: SLF001  # its memory
+    route = router._route(asked, needs_of, caps)  # noqa: SLF001  # its memory
     windows = (
         entry.candidate.caps.max_context_tokens
         for entry in route.entries
@@ -362,7 +366,7 @@ def _too_small(caps: ProviderCaps, needs: Needs) -> RouteReason | None:
     return RouteReason.CONTEXT_TOO_SMALL if needs.tokens > caps.max_context_tokens else None
 
 
-def _refuse_losses(route: Route, needs_of: Mapping[LLMProvider, Needs]) -> None:
+def _refuse_losses(route: Route, needs_of: Mapping[LLMProvider | None, Needs]) -> None:
     for candidate in route.kept:
         if loss := needs_of[candidate.provider].lost_by(candidate.caps):
             told = _WORDS[RouteReason.SCHEMA_MISMATCH].format(**_lost(loss))

@@ -3,6 +3,7 @@
 import os
 import re
 from enum import StrEnum
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,17 @@ from app.llm.endpoints import NO_KEY, header_pairs, items_of, passwords_of
 from app.llm.environment import refuse_empty, refuse_misspelt
 from app.llm.errors import LLMSettingsError
 from app.llm.fields import PREFIX, CommaList
+from app.llm.fields.anthropic import AnthropicFields
 from app.llm.fields.gemini import GeminiFields
+from app.llm.fields.groq import GroqFields
 from app.llm.fields.ledger import CacheMatch, LedgerFields, OnAbandoned, OnInProgress, StorePayloads
 from app.llm.fields.ollama import OllamaFields
+from app.llm.fields.openai import OpenAIFields
+from app.llm.fields.own import known_providers, own_fields
 from app.llm.fields.routing_file import RoutingFileFields
 from app.llm.routing_file import Origins
 from app.llm.schemas import SchemaMismatch
-from app.llm.types import LLMProfile, LLMProvider, checked_model
+from app.llm.types import LLMProfile, checked_model
 
 __all__ = [
     "FALLBACK_CODES",
@@ -63,7 +68,9 @@ class LiteLLMLane(StrEnum):
     ACOMPLETION = "acompletion"
 
 
-class LLMSettings(RoutingFileFields, OllamaFields, GeminiFields, LedgerFields):
+class LLMSettings(
+    RoutingFileFields, OllamaFields, GeminiFields, OpenAIFields, AnthropicFields, GroqFields, LedgerFields
+):
     """Settings from `LLM_` variables, a `.env` file in the working directory, or the routing file that they name."""
 
     # -- routing
@@ -92,7 +99,7 @@ class LLMSettings(RoutingFileFields, OllamaFields, GeminiFields, LedgerFields):
     ca_bundle: Path | None = None
     """File of CA certificates for HTTPS, for company proxies. Unset: SSL_CERT_FILE, else the system's."""
     litellm_lane: LiteLLMLane = LiteLLMLane.DIALECT
-    """How calls to Ollama and Gemini leave: `dialect` (LiteLLM writes the request, the rest is ours, at a fraction of the cost) or `acompletion` (all of LiteLLM)."""
+    """How calls to Ollama and Gemini leave (to all others as `acompletion`): `dialect` (LiteLLM writes the request, the rest is ours, at a fraction of the cost) or `acompletion` (all of LiteLLM)."""
 
     # -- limits
     concurrency_limit: int = Field(default=64, ge=1)
@@ -134,9 +141,9 @@ class LLMSettings(RoutingFileFields, OllamaFields, GeminiFields, LedgerFields):
             raise ValueError("at least one candidate, e.g. ollama,gemini")
         for item in value:
             provider, colon, model = item.partition(":")
-            if provider not in set(LLMProvider) or (colon and not model):
+            if provider not in known_providers() or (colon and not model):
                 raise ValueError(
-                    f"{item!r} is not `provider:model` or a provider of {', '.join(LLMProvider)}"
+                    f"{item!r} is not `provider:model` or a provider of {', '.join(known_providers())}"
                 )
             if colon:
                 checked_model(item)
@@ -198,7 +205,7 @@ def isolated_settings(**values: Any) -> LLMSettings:
     Raises:
         LLMSettingsError: As `load_settings`.
     """
-    return _checked(_Isolated, values)
+    return _checked(_with_own(_Isolated), values)
 
 
 def load_settings(**values: Any) -> LLMSettings:  # whatever a field takes
@@ -208,11 +215,19 @@ def load_settings(**values: Any) -> LLMSettings:  # whatever a field takes
         LLMSettingsError: For each wrong value: its variable or its line in the file, the value (masked if secret), and
             what would be right.
     """
-    known = [f"{PREFIX}{name.upper()}" for name in LLMSettings.model_fields]
+    kind = _with_own(LLMSettings)
+    known = [f"{PREFIX}{name.upper()}" for name in kind.model_fields]
     refuse_misspelt(os.environ, prefix=PREFIX, known=known)
     env_file = values.get("_env_file", LLMSettings.model_config["env_file"])
     refuse_empty("LLM_PAYLOAD_KEY", NO_KEY, settings=LLMSettings, env_file=env_file)
-    return _checked(LLMSettings, values)
+    return _checked(kind, values)
+
+
+@cache
+def _with_own(kind: type[LLMSettings]) -> type[LLMSettings]:
+    """Return the class with the fields of providers of a user's own."""
+    own = own_fields()
+    return type(kind.__name__, (kind, *own), {"__module__": kind.__module__}) if own else kind
 
 
 def _checked(kind: type[LLMSettings], values: dict[str, Any]) -> LLMSettings:
@@ -220,17 +235,17 @@ def _checked(kind: type[LLMSettings], values: dict[str, Any]) -> LLMSettings:
         return kind(**values)
     except ValidationError as error:
         origins = Origins.of(kind, values, kind.read_file)
-        text = "; ".join(_explain(fault, origins) for fault in error.errors(include_url=False))
+        text = "; ".join(_explain(fault, kind, origins) for fault in error.errors(include_url=False))
     raise LLMSettingsError(text)  # here, without pydantic's error behind it, which holds the values
 
 
-def _explain(fault: Any, origins: Origins) -> str:  # pydantic's ErrorDetails
+def _explain(fault: Any, kind: type[LLMSettings], origins: Origins) -> str:  # pydantic's ErrorDetails
     message = str(fault["msg"]).removeprefix("Value error, ")
     if not fault["loc"]:
         return message
     name, *within = map(str, fault["loc"])
     field = name.lower().removeprefix(PREFIX.lower())
-    annotation = str(LLMSettings.model_fields[field].annotation) if field in LLMSettings.model_fields else ""
+    annotation = str(kind.model_fields[field].annotation) if field in kind.model_fields else ""
     origin = origins.origin(field, *within)
     text = repr(fault.get("input") if origin.text is None else origin.text)
     shown = "********" if "Secret" in annotation else _USER_OF_URL.sub(r"\1********@", text)

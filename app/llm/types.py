@@ -33,22 +33,45 @@ from app.llm.messages import (
 MAX_METADATA_BYTES = 4096
 MAX_KEY_CHARS = 255
 NOT_METADATA = {
-    **dict.fromkeys(("api_base", "base_url"), "set LLM_OLLAMA_API_BASE or LLM_GEMINI_API_BASE"),
-    "api_key": "set LLM_OLLAMA_API_KEY or LLM_GEMINI_API_KEY; metadata is stored as it is",
+    **dict.fromkeys(
+        ("api_base", "base_url"), "set LLM_OLLAMA_API_BASE, LLM_GEMINI_API_BASE or another provider's"
+    ),
+    "api_key": "set LLM_OLLAMA_API_KEY, LLM_GEMINI_API_KEY or another provider's; metadata is stored as it is",
     "model": "set LLMRequest.model",
 }
 """Names that other libraries take from a call's metadata, and where they are said here."""
 # A model's name becomes part of a URL; LiteLLM asks OLLAMA_API_BASE, or localhost, about one that starts like its own.
 _NAME = r"^[a-z][a-z0-9_]*:[^\s:/?#@%\\][^\s?#@%\\]*$"
+_OWN_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _ascii_json = json.JSONEncoder(allow_nan=False).encode
 _NO_NAME = re.compile(r"\.\.|//|/\.?(?:/|$)|^ollama:ollama(?:_chat)?/")
 
 
 class LLMProvider(StrEnum):
-    """Who serves a model."""
+    """Who serves a model. The members come along; any other name like theirs is a provider of a user's own."""
 
     OLLAMA = "ollama"
     GEMINI = "gemini"
+    OPENAI = "openai"
+    ANTHROPIC = "anthropic"
+    GROQ = "groq"
+
+    @classmethod
+    def _missing_(cls, value: object) -> "LLMProvider | None":
+        if not isinstance(value, str) or not _OWN_NAME.fullmatch(value):
+            return None
+        own = str.__new__(cls, value)
+        own._name_, own._value_ = value.upper(), value
+        return own
+
+
+class WireFormat(StrEnum):
+    """Whose JSON a provider speaks; many speak OpenAI's."""
+
+    OLLAMA = "ollama"
+    GEMINI = "gemini"
+    OPENAI = "openai"
+    ANTHROPIC = "anthropic"
 
 
 class LLMProfile(StrEnum):
@@ -266,6 +289,8 @@ class TokenUsage(Frozen):
 
     input_tokens: int | None = None
     output_tokens: int | None = None
+    cached_input_tokens: int | None = None
+    """Of the input tokens, those that the provider had kept from an earlier prompt and read cheaper."""
 
     @property
     def total_tokens(self) -> int | None:

@@ -29,7 +29,10 @@ from app.llm.testing import Reply
 
 OLLAMA, GEMINI = "ollama", "gemini"
 BOTH = (OLLAMA, GEMINI)
-WINDOWS = {OLLAMA: 8_192, GEMINI: 1_048_576}  # tokens, with the settings as they come
+FURTHER = ("openai", "anthropic", "groq")
+"""Who is asked through `acompletion` alone: each fault meets them twice, since the rules above the wire are the same."""
+WINDOWS = {OLLAMA: 8_192, GEMINI: 1_048_576, "openai": 128_000, "anthropic": 200_000, "groq": 131_072}
+"""Tokens, with the settings as they come."""
 POLICIES = ("never", "fallback_only", "always")
 SENDS_PER_CANDIDATE = 2
 FINE = "fine"
@@ -106,6 +109,11 @@ class Cell(NamedTuple):
         """The provider of the second candidate."""
         return GEMINI if self.provider == OLLAMA else OLLAMA
 
+    @property
+    def further(self) -> bool:
+        """Whether the provider is none of the first two."""
+        return self.provider in FURTHER
+
     def __str__(self) -> str:
         return f"{self.provider}, {self.policy}, {self.company.value}"
 
@@ -166,7 +174,7 @@ class Fault:
     @property
     def providers(self) -> tuple[str, ...]:
         """Who can show it."""
-        return tuple(self.replies) or BOTH
+        return tuple(self.replies) or (*BOTH, *FURTHER)
 
     @property
     def title(self) -> str:
@@ -184,10 +192,18 @@ class Fault:
         if self.falls is Falls.IF_SET:
             companies.append(Company.ALLOWED)
         for provider in self.providers:
+            if provider in FURTHER:
+                yield from self._further_cells(provider)
+                continue
             for policy in self.policies if self.kind else ("fallback_only",):
                 yield from (Cell(provider, policy, company) for company in companies)
             if self.kind and not self.hangs and "fallback_only" in self.policies:
                 yield Cell(provider, "fallback_only", Company.SICK)
+
+    def _further_cells(self, provider: str) -> Iterator[Cell]:
+        yield Cell(provider, "always" if self.kind else "fallback_only", Company.ALONE)
+        if self.kind and "fallback_only" in self.policies:
+            yield Cell(provider, "fallback_only", Company.HEALTHY)
 
     def expected(self, cell: Cell) -> Outcome:
         """Return what the run of `cell` must leave."""
@@ -240,23 +256,33 @@ class Fault:
 # -- how each provider says it
 
 
-def _both(reply: Reply) -> dict[str, Reply]:
-    return {OLLAMA: reply, GEMINI: reply}
+def _all(reply: Reply) -> dict[str, Reply]:
+    return dict.fromkeys((*BOTH, *FURTHER), reply)
 
 
 def _said_by(
     *,
     ollama: Mapping[str, Any],
     gemini: Mapping[str, Any],
+    openai: Mapping[str, Any],
+    anthropic: Mapping[str, Any],
     message: Mapping[str, Any] | None = None,
     content_type: str = "application/json",
 ) -> dict[str, Reply]:
     """Return a whole answer of each provider with these top-level fields beside the text (NaN included)."""
     said = {"role": "assistant", "content": FINE} if message is None else message
     parts = {"content": {"parts": [{"text": FINE}], "role": "model"}, "finishReason": "STOP", "index": 0}
+    chat = {"choices": [{"message": {"content": FINE}, "finish_reason": "stop"}], "usage": openai}
     bodies = {
         OLLAMA: {"model": "first", "message": said, "done_reason": "stop", "done": True, **ollama},
         GEMINI: {"candidates": [parts], "usageMetadata": gemini},
+        "openai": chat,
+        "groq": chat,
+        "anthropic": {
+            "content": [{"type": "text", "text": FINE}],
+            "stop_reason": "end_turn",
+            "usage": anthropic,
+        },
     }
     return {
         provider: Reply.raw(json.dumps(body).encode(), content_type=content_type)
@@ -268,13 +294,15 @@ def _counted(read: object, written: object, total: object = 0, **how: str) -> di
     return _said_by(
         ollama={"prompt_eval_count": read, "eval_count": written},
         gemini={"promptTokenCount": read, "candidatesTokenCount": written, "totalTokenCount": total},
+        openai={"prompt_tokens": read, "completion_tokens": written, "total_tokens": total},
+        anthropic={"input_tokens": read, "output_tokens": written},
         **how,
     )
 
 
 def _ollama_calls(function: Mapping[str, Any]) -> dict[str, Reply]:
     message = {"role": "assistant", "content": "", "tool_calls": [{"function": function}]}
-    return {OLLAMA: _said_by(ollama={}, gemini={}, message=message)[OLLAMA]}
+    return {OLLAMA: _said_by(ollama={}, gemini={}, openai={}, anthropic={}, message=message)[OLLAMA]}
 
 
 _ASK_AGAIN = {"retried": True, "falls": Falls.YES}
@@ -300,26 +328,26 @@ CONNECTION = (
         name="host name unknown", how=How.NO_NAME, kind=UNAVAILABLE, **_ASK_AGAIN, says="does not answer at",
         todo="Correct the API base; check the machine's DNS.",
     ),
-    Fault(name="reset before the headers", replies=_both(Reply.reset()), **_BROKEN, todo=_WATCH_ITS_LOG),
+    Fault(name="reset before the headers", replies=_all(Reply.reset()), **_BROKEN, todo=_WATCH_ITS_LOG),
     Fault(
-        name="closed before the headers", replies=_both(Reply.reset(abrupt=False)), **_BROKEN,
+        name="closed before the headers", replies=_all(Reply.reset(abrupt=False)), **_BROKEN,
         todo=_WATCH_ITS_LOG,
     ),
     Fault(
-        name="reset after the headers", replies=_both(Reply.reset(before_headers=False)), **_BROKEN, http=200,
+        name="reset after the headers", replies=_all(Reply.reset(before_headers=False)), **_BROKEN, http=200,
         todo=_WATCH_ITS_LOG,
     ),
     Fault(
-        name="body cut short", replies=_both(Reply.truncated(HEALTHY_REPLY)), **_BROKEN, http=200,
+        name="body cut short", replies=_all(Reply.truncated(HEALTHY_REPLY)), **_BROKEN, http=200,
         todo=_WATCH_ITS_LOG,
     ),
     Fault(
-        name="body byte by byte", replies=_both(Reply.drip(0.05, Reply.text("x" * 1_000))), kind=TIMEOUT,
+        name="body byte by byte", replies=_all(Reply.drip(0.05, Reply.text("x" * 1_000))), kind=TIMEOUT,
         **_ASK_AGAIN, http=200, paid=Paid.MAYBE, attempt_timeout_s=0.3,
         todo="Raise `LLM_ATTEMPT_TIMEOUT_S` if the model is merely slow; it bounds the whole answer, not one read.",
     ),
     Fault(
-        name="headers byte by byte", replies=_both(Reply.drip(0.05, HEALTHY_REPLY, headers=True)), kind=TIMEOUT,
+        name="headers byte by byte", replies=_all(Reply.drip(0.05, HEALTHY_REPLY, headers=True)), kind=TIMEOUT,
         **_ASK_AGAIN, paid=Paid.MAYBE, attempt_timeout_s=0.3,
         todo="As for a body byte by byte; a proxy that never finishes its status line looks like this.",
     ),
@@ -335,7 +363,7 @@ CONNECTION = (
 )  # fmt: skip
 
 REFUSED_REQUEST = tuple(
-    Fault(name=f"{status} {what}", replies=_both(Reply.status(status)), kind=BAD_REQUEST, http=status,
+    Fault(name=f"{status} {what}", replies=_all(Reply.status(status)), kind=BAD_REQUEST, http=status,
           todo=_MEND_REQUEST)
     for status, what in (
         (400, "bad request"), (409, "conflict"), (413, "too large"), (415, "media type"), (422, "unprocessable"),
@@ -352,11 +380,11 @@ OURS = (
 STATED = (
     *REFUSED_REQUEST,
     Fault(
-        name="401 credentials", replies=_both(Reply.status(401)), kind=AUTH, http=401, falls=Falls.IF_SET,
+        name="401 credentials", replies=_all(Reply.status(401)), kind=AUTH, http=401, falls=Falls.IF_SET,
         todo="Check `LLM_GEMINI_API_KEY`, or `LLM_OLLAMA_API_KEY` and `LLM_OLLAMA_HEADERS`.",
     ),
     Fault(
-        name="403 forbidden", replies=_both(Reply.status(403)), kind=AUTH, http=403, falls=Falls.IF_SET,
+        name="403 forbidden", replies=_all(Reply.status(403)), kind=AUTH, http=403, falls=Falls.IF_SET,
         todo="As for 401; the key may lack the right to this model.",
     ),
     Fault(
@@ -365,21 +393,21 @@ STATED = (
         todo="Check `LLM_GEMINI_API_KEY`.",
     ),
     Fault(
-        name="404 unknown model", replies=_both(Reply.status(404)), kind=MODEL_NOT_FOUND, http=404,
+        name="404 unknown model", replies=_all(Reply.status(404)), kind=MODEL_NOT_FOUND, http=404,
         falls=Falls.IF_SET, todo="`ollama pull MODEL`, or correct the model's name.",
     ),
     Fault(
-        name="408 too slow", replies=_both(Reply.status(408)), kind=TIMEOUT, **_ASK_AGAIN, http=408,
+        name="408 too slow", replies=_all(Reply.status(408)), kind=TIMEOUT, **_ASK_AGAIN, http=408,
         paid=Paid.MAYBE, todo=_WATCH_ITS_LOG,
     ),
-    Fault(name="429", replies=_both(Reply.status(429)), **_LIMITED, todo=_LET_IT_WAIT),
+    Fault(name="429", replies=_all(Reply.status(429)), **_LIMITED, todo=_LET_IT_WAIT),
     Fault(
-        name="429, wait in seconds", replies=_both(Reply.status(429, headers={"Retry-After": "7"})), **_LIMITED,
+        name="429, wait in seconds", replies=_all(Reply.status(429, headers={"Retry-After": "7"})), **_LIMITED,
         wait_s=7.0, todo=_LET_IT_WAIT,
     ),
     Fault(
         name="429, wait until a date", **_LIMITED, wait_s=30.0, todo=_LET_IT_WAIT,
-        replies=_both(Reply.status(429, headers={
+        replies=_all(Reply.status(429, headers={
             "Retry-After": "Wed, 21 Oct 2099 07:28:30 GMT", "Date": "Wed, 21 Oct 2099 07:28:00 GMT",
         })),
     ),
@@ -389,24 +417,24 @@ STATED = (
     ),
     Fault(
         name="429, wait longer than the call's time", kind=RATE_LIMITED, http=429, falls=Falls.YES, wait_s=3600.0,
-        replies=_both(Reply.status(429, headers={"Retry-After": "3600"})),
+        replies=_all(Reply.status(429, headers={"Retry-After": "3600"})),
         todo="Call again after the error's `retry_after_s`.",
     ),
     *(
-        Fault(name=f"{status}", replies=_both(Reply.status(status)), **_BROKEN, http=status, todo=_WATCH_ITS_LOG)
+        Fault(name=f"{status}", replies=_all(Reply.status(status)), **_BROKEN, http=status, todo=_WATCH_ITS_LOG)
         for status in (500, 502, 504, 529)
     ),
     Fault(
-        name="503 overloaded", replies=_both(Reply.status(503, message="overloaded")), **_BROKEN, http=503,
+        name="503 overloaded", replies=_all(Reply.status(503, message="overloaded")), **_BROKEN, http=503,
         todo=_WATCH_ITS_LOG,
     ),
     Fault(
         name="503, wait in seconds", **_BROKEN, http=503, wait_s=2.0, todo=_WATCH_ITS_LOG,
-        replies=_both(Reply.status(503, message="overloaded", headers={"Retry-After": "2"})),
+        replies=_all(Reply.status(503, message="overloaded", headers={"Retry-After": "2"})),
     ),
     Fault(
         name="500 with a body without end", **_BROKEN, http=500, todo=_WATCH_ITS_LOG,
-        replies=_both(Reply.raw(b"x" * 200_000, status=500)),
+        replies=_all(Reply.raw(b"x" * 200_000, status=500)),
     ),
     Fault(
         name="503 queue full", replies={OLLAMA: Reply.busy()}, kind=UNAVAILABLE, **_ASK_AGAIN, http=503,
@@ -418,7 +446,7 @@ STATED = (
         todo="Choose a smaller model or a smaller `LLM_OLLAMA_NUM_CTX`.",
     ),
     Fault(
-        name="prompt too long", replies=_both(Reply.context_exceeded()), kind=CONTEXT_EXCEEDED, http=400,
+        name="prompt too long", replies=_all(Reply.context_exceeded()), kind=CONTEXT_EXCEEDED, http=400,
         falls=Falls.LARGER, says="cannot hold the prompt",
         todo="Shorten the prompt, or list a candidate with a larger window behind this one.",
     ),
@@ -437,45 +465,45 @@ STATED = (
         todo="List a model that can see.",
     ),
     Fault(
-        name="redirect", replies=_both(Reply.redirect("/elsewhere")), kind=UNAVAILABLE, falls=Falls.YES, http=307,
+        name="redirect", replies=_all(Reply.redirect("/elsewhere")), kind=UNAVAILABLE, falls=Falls.YES, http=307,
         says="redirects elsewhere, which is not followed",
         todo="Configure the address that it redirects to, if you trust it; prompts do not follow unasked.",
     ),
     Fault(
-        name="status that makes no sense", replies=_both(Reply.status(799)), kind=UNKNOWN, http=799,
+        name="status that makes no sense", replies=_all(Reply.status(799)), kind=UNKNOWN, http=799,
         paid=Paid.MAYBE, todo="Report it, with the run's row: no rule knows this failure.",
     ),
 )  # fmt: skip
 
 UNUSABLE = (
-    Fault(name="HTML with 200", replies=_both(Reply.garbage()), **_UNUSABLE, says="not JSON", todo=_NOT_A_MODEL),
-    Fault(name="empty body", replies=_both(Reply.empty()), **_UNUSABLE, says="is empty", todo=_NOT_A_MODEL),
-    Fault(name="`[]`", replies=_both(Reply.raw(b"[]")), **_UNUSABLE, says="JSON object", todo=_NOT_A_MODEL),
+    Fault(name="HTML with 200", replies=_all(Reply.garbage()), **_UNUSABLE, says="not JSON", todo=_NOT_A_MODEL),
+    Fault(name="empty body", replies=_all(Reply.empty()), **_UNUSABLE, says="is empty", todo=_NOT_A_MODEL),
+    Fault(name="`[]`", replies=_all(Reply.raw(b"[]")), **_UNUSABLE, says="JSON object", todo=_NOT_A_MODEL),
     Fault(
-        name="an object of another shape", replies=_both(Reply.raw(b'{"hello": 1}')), **_UNUSABLE,
+        name="an object of another shape", replies=_all(Reply.raw(b'{"hello": 1}')), **_UNUSABLE,
         todo=_NOT_A_MODEL,
     ),
     Fault(
-        name="nesting without end", replies=_both(Reply.raw(b"[" * 200_000)), **_UNUSABLE, todo=_NOT_A_MODEL,
+        name="nesting without end", replies=_all(Reply.raw(b"[" * 200_000)), **_UNUSABLE, todo=_NOT_A_MODEL,
     ),
     Fault(
         name="compression that is none", **_BROKEN, http=200, todo=_NOT_A_MODEL,
-        replies=_both(Reply.raw(b"\x1f\x8b\x08 no gzip", headers={"Content-Encoding": "gzip"})),
+        replies=_all(Reply.raw(b"\x1f\x8b\x08 no gzip", headers={"Content-Encoding": "gzip"})),
     ),
     Fault(
-        name="more than 16 MiB", replies=_both(Reply.huge(20 * 2**20)), **_UNUSABLE, says="16,777,216 bytes",
+        name="more than 16 MiB", replies=_all(Reply.huge(20 * 2**20)), **_UNUSABLE, says="16,777,216 bytes",
         todo="Set `max_output_tokens`; a model that never stops is cut off here.",
     ),
     Fault(
-        name="empty answer", replies=_both(Reply.text("")), **_UNUSABLE, says="empty answer",
+        name="empty answer", replies=_all(Reply.text("")), **_UNUSABLE, says="empty answer",
         todo="Nothing, if it is rare; else another model.",
     ),
     Fault(
-        name="only thoughts", replies=_both(Reply.text("", thinking="hm")), **_UNUSABLE, says="empty answer",
+        name="only thoughts", replies=_all(Reply.text("", thinking="hm")), **_UNUSABLE, says="empty answer",
         todo="Set `thinking=False`, or ask another model.",
     ),
     Fault(
-        name="all tokens spent on thoughts", replies=_both(Reply.text("", thinking="hm", finish="length", usage=(9, 50))),
+        name="all tokens spent on thoughts", replies=_all(Reply.text("", thinking="hm", finish="length", usage=(9, 50))),
         kind=BAD_RESPONSE, falls=Falls.YES, http=200, paid=Paid.YES, says="raise it",
         todo="Raise `max_output_tokens`: the same request would end the same way.",
     ),
@@ -514,7 +542,7 @@ ACCEPTED = (
         name="wrong content type", replies=_counted(3, 5, 8, content_type="text/html"), tokens=FINE_TOKENS,
         todo="Nothing: the body decides.",
     ),
-    Fault(name="no usage", replies=_both(Reply.no_usage(FINE)), todo="Nothing: tokens are unknown, not zero."),
+    Fault(name="no usage", replies=_all(Reply.no_usage(FINE)), todo="Nothing: tokens are unknown, not zero."),
     Fault(name="negative usage", replies=_counted(-3, -5, -8), todo="Nothing: tokens are unknown."),
     Fault(
         name="usage that is NaN", replies=_counted(float("nan"), float("nan")), todo="Nothing: tokens are unknown.",

@@ -25,13 +25,14 @@ from app.llm.limits import Limits
 from app.llm.ports import Clock
 from app.llm.service import LLMService
 from app.llm.settings import FALLBACK_CODES
-from app.llm.testing import Reply, StubGemini, StubOllama
+from app.llm.testing import Reply, StubAnthropic, StubGemini, StubOllama, StubOpenAI
 from app.llm.testing.server import StubServer
-from app.llm.types import LLMProfile, LLMResponse
+from app.llm.types import LLMConstraints, LLMProfile, LLMResponse
 from tests.crash.faults import (
     BOTH,
     FAULTS,
     FINE,
+    FURTHER,
     GEMINI,
     HEALTHY_REPLY,
     OLLAMA,
@@ -56,7 +57,8 @@ MAX_FIRST_BACKOFF_S = 0.5
 SLACK_S = 5.0
 """Seconds that a loaded machine may add to a deadline; without one, what hangs here hangs for longer."""
 FIRST_OF_PROFILE = {OLLAMA: LLMProfile.BALANCED, GEMINI: LLMProfile.ADVANCED}
-NAMES = {OLLAMA: "ollama:first", GEMINI: "gemini:second"}
+MODELS = {OLLAMA: "first", GEMINI: "second", "openai": "third", "anthropic": "fourth", "groq": "fifth"}
+NAMES = {provider: f"{provider}:{model}" for provider, model in MODELS.items()}
 NOT_A_PROVIDERS_DOING = {"LLMQueueFull", "LLMInvalidOutput"}
 """Our own queue, where nothing was sent and no socket can cause it; and good answers that a caller's check refuses."""
 ATTEMPT_COLUMNS = ("provider", "status", "error_code", "http_status", "possibly_paid", "retry_after_s")
@@ -88,13 +90,16 @@ class Settings(NamedTuple):
 
 
 class World:
-    """Both stubs, one database, and a service for each combination of settings, built when first asked for."""
+    """A stub for each provider, one database, and a service for each combination of settings, built when first asked for."""
 
     def __init__(self, db_url: str, folder: Path, stack: AsyncExitStack) -> None:
         self.outside = Outside(db_url)
         self.stubs: dict[str, StubServer] = {
             OLLAMA: stack.enter_context(StubOllama(models=("first",))),
             GEMINI: stack.enter_context(StubGemini(models=("second",), api_key=GEMINI_KEY)),
+            "openai": stack.enter_context(StubOpenAI(models=("third",), api_key=GEMINI_KEY)),
+            "anthropic": stack.enter_context(StubAnthropic(models=("fourth",), api_key=GEMINI_KEY)),
+            "groq": stack.enter_context(StubOpenAI(models=("fifth",), api_key=GEMINI_KEY)),
         }
         self._db_url, self._folder, self._stack = db_url, folder, stack
         self._services: dict[Settings, Rig] = {}
@@ -114,8 +119,8 @@ class World:
             "retry_possibly_paid": wanted.policy,
             "attempt_timeout_s": wanted.attempt_timeout_s,
             "fallback_on": wanted.fallback_on,
-            "ollama_api_base": bases[OLLAMA],
-            "gemini_api_base": bases[GEMINI],
+            **{f"{provider}_api_base": base for provider, base in bases.items()},
+            **{f"{provider}_api_key": GEMINI_KEY for provider in FURTHER},
             "spool_dir": self._folder,
             "finish_budget_s": 5,
         }
@@ -193,10 +198,12 @@ def without(name: str) -> Iterator[None]:
 
 async def called(llm: LLMService, fault: Fault, cell: Cell) -> LLMResponse | LLMProviderError:
     """Return how the run ends for its caller, well before a suite would hang."""
+    alone = cell.company is Company.ALONE
     asked = request(
         f"{fault.name}, {cell}",
-        model=NAMES[cell.provider] if cell.company is Company.ALONE else None,
-        profile=FIRST_OF_PROFILE[cell.provider],
+        model=NAMES[cell.provider] if alone or cell.further else None,
+        profile=FIRST_OF_PROFILE.get(cell.provider, LLMProfile.FAST),
+        constraints=LLMConstraints(allow_fallback=None if alone or not cell.further else True),
         timeout_s=fault.call_timeout_s,
         idempotency_key=new_id(),
         max_output_tokens=50,
@@ -291,7 +298,10 @@ def test_every_kind_of_cell_is_in_the_matrix():
     assert {fault.falls for fault, _ in cells} == set(Falls)
     assert {fault.paid for fault, _ in cells} == set(Paid)
     assert {fault.how for fault, _ in cells} == set(How)
-    assert {(cell.provider, cell.policy) for _, cell in cells} == set(itertools.product(BOTH, POLICIES))
+    assert {(cell.provider, cell.policy) for _, cell in cells} == {
+        *itertools.product(BOTH, POLICIES),
+        *itertools.product(FURTHER, ("always", "fallback_only")),
+    }
     assert len({fault.title for fault in FAULTS}) == len(FAULTS)
 
 

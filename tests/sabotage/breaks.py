@@ -10,6 +10,7 @@ from tests.sabotage.guard_breaks import GUARD_BREAKS
 from tests.sabotage.ledger_breaks import LEDGER_BREAKS
 from tests.sabotage.patch import Break
 from tests.sabotage.postgres_breaks import POSTGRES_BREAKS
+from tests.sabotage.provider_breaks import PROVIDER_BREAKS
 from tests.sabotage.schema_breaks import SCHEMA_BREAKS
 from tests.sabotage.spool_breaks import SPOOL_BREAKS
 from tests.sabotage.stage_breaks import STAGE_BREAKS
@@ -24,4 +25,5 @@ BREAKS: tuple[Break, ...] = (
     *AGENT_BREAKS,
     *DURABLE_BREAKS,
     *CONFIG_BREAKS,
+    *PROVIDER_BREAKS,
 )  # fmt: skip

@@ -27,8 +27,8 @@ CALL_BREAKS = (
         "every-host-is-local",
         "routing",
         "app/llm/providers/ollama.py",
-        "return is_local_host(host, settings.local_hosts) and not _is_cloud(model)",
-        "return bool(host) and not _is_cloud(model)",
+        "return is_local_url(api_base(settings), settings.local_hosts) and not _is_cloud(model)",
+        "return not _is_cloud(model)",
         (ROUTES + "local_means_the_named_hosts_and_no_cloud_model",),
     ),
     Break(

@@ -258,8 +258,8 @@ WIRE_BREAKS = (
         "missing-usage-is-invented",
         "errors",
         PAYLOADS,
-        'input_tokens=_count(payload.get("prompt_eval_count")),',
-        'input_tokens=_count(payload.get("prompt_eval_count")) or 0,',
+        'input_tokens=counted(payload.get("prompt_eval_count")),',
+        'input_tokens=counted(payload.get("prompt_eval_count")) or 0,',
         (REPLIED + "missing_usage_is_unknown_and_the_paid_answer_is_kept",),
     ),
     Break(

@@ -1,4 +1,4 @@
-"""What a call does to the process around it: nothing lasting but the two switches; and what it shows: no secret."""
+"""What a call does to the process around it: nothing lasting but four switches; and what it shows: no secret."""
 
 import json
 import logging
@@ -20,7 +20,12 @@ from tests.wire.conftest import GEMINI_KEY, Rig, in_both_lanes
 
 AT_START = dict(os.environ)  # taken while tests are collected: nothing is loaded yet
 PROXY_KEY = "proxy-secret-of-ours"
-SWITCHES = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_MODE": "PRODUCTION"}
+SWITCHES = {
+    "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+    "LITELLM_LOCAL_ANTHROPIC_BETA_HEADERS": "True",
+    "EXPERIMENTAL_OPENAI_BASE_LLM_HTTP_HANDLER": "True",
+    "LITELLM_MODE": "PRODUCTION",
+}
 
 ONE_CALL_EACH = """
 import asyncio, json, os, sys, threading
@@ -70,7 +75,7 @@ def first_calls(
     return subprocess.run(command, capture_output=True, text=True, timeout=55, check=False, env=clean)
 
 
-def test_the_first_calls_change_nothing_but_two_switches_and_leave_nothing_behind(
+def test_the_first_calls_change_nothing_but_four_switches_and_leave_nothing_behind(
     first_calls: "subprocess.CompletedProcess[str]", ollama: StubOllama, gemini: StubGemini
 ):
     """The tokenizer, 40 MiB, is for `acompletion` alone."""

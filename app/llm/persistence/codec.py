@@ -202,6 +202,8 @@ def _encoded(
 ) -> bytes:
     texts = _texts(parts)
     counts = {"input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens}
+    if usage.cached_input_tokens is not None:
+        counts["cached_input_tokens"] = usage.cached_input_tokens
     body = {
         "v": VERSION,
         "parts": _PARTS.dump_python(parts, mode="json") if texts is None else texts,

@@ -2,21 +2,30 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from types import MappingProxyType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 from app.llm.candidates import Candidate, ModelFacts, ProviderCaps
-from app.llm.errors import LLMInvalidRequest
+from app.llm.errors import LLMInvalidRequest, LLMSettingsError
+from app.llm.fields.own import own_providers
 from app.llm.fingerprint import candidate_sha256
-from app.llm.providers import gemini, ollama
+from app.llm.providers import anthropic, gemini, groq, ollama, openai
+from app.llm.providers.own import OwnProvider
 from app.llm.settings import LLMSettings
-from app.llm.types import LLMProfile, LLMProvider
+from app.llm.types import LLMProfile, LLMProvider, LLMRequest, WireFormat
+
+__all__ = ["NOTHING_LEARNED", "PROVIDERS", "Catalog", "OwnProvider", "ProviderFacts", "known", "known_caps"]
 
 NOTHING_LEARNED: Mapping[str, ProviderCaps] = MappingProxyType({})
 
 
+@runtime_checkable
 class ProviderFacts(Protocol):
-    """What each provider module says about its models, from the settings alone."""
+    """What each provider says about its models, from the settings alone: a module, or an instance of a user's class."""
+
+    wire: WireFormat
+    """Whose JSON it speaks."""
 
     def api_base(self, settings: LLMSettings) -> str:
         """Return the root of its API."""
@@ -38,10 +47,39 @@ class ProviderFacts(Protocol):
         """Return the options of ours that change what `model` answers."""
         ...
 
+    def call_options(self, settings: LLMSettings, model: str, request: LLMRequest) -> dict[str, Any]:
+        """Return one call in the words of `litellm.acompletion`."""
+        ...
+
 
 PROVIDERS: Mapping[LLMProvider, ProviderFacts] = MappingProxyType(
-    {LLMProvider.OLLAMA: ollama, LLMProvider.GEMINI: gemini}
+    {
+        LLMProvider.OLLAMA: ollama,
+        LLMProvider.GEMINI: gemini,
+        LLMProvider.OPENAI: openai,
+        LLMProvider.ANTHROPIC: anthropic,
+        LLMProvider.GROQ: groq,
+    }
 )
+"""Those that come along."""
+
+
+@cache
+def known() -> Mapping[LLMProvider, ProviderFacts]:
+    """Return all providers: those that come along, and those of a user's own.
+
+    Raises:
+        LLMSettingsError: A class of a user's own is no provider.
+    """
+    own: dict[LLMProvider, ProviderFacts] = {}
+    for name, kind in own_providers().items():
+        facts = kind()
+        if not isinstance(facts, ProviderFacts):
+            raise LLMSettingsError(
+                f"the provider {name!r} lacks what `app.llm.providers.ProviderFacts` asks for"
+            )
+        own[LLMProvider(name)] = facts
+    return MappingProxyType({**PROVIDERS, **own})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -108,7 +146,7 @@ def known_caps(
 ) -> ProviderCaps:
     """Return what a model can do: by its provider's table, by its provider's own words, and above all by the settings."""
     caps, overrides = (
-        PROVIDERS[provider].caps(settings, model),
+        known()[provider].caps(settings, model),
         settings.model_overrides.get(f"{provider}:{model}"),
     )
     caps = facts.applied(caps) if facts else caps
@@ -123,11 +161,11 @@ def _listed(settings: LLMSettings, profile: LLMProfile, fallback: str | None) ->
 
 def _candidate(settings: LLMSettings, name: str, learned: Mapping[str, ProviderCaps]) -> Candidate:
     prefix, _, model = name.partition(":")
-    if prefix not in set(LLMProvider) or not model:
-        known = ", ".join(LLMProvider)
-        raise LLMInvalidRequest(f"{name!r} names no candidate: write provider:model, provider one of {known}")
+    facts = next((facts for provider, facts in known().items() if provider == prefix), None)
+    if facts is None or not model:
+        names = ", ".join(known())
+        raise LLMInvalidRequest(f"{name!r} names no candidate: write provider:model, provider one of {names}")
     provider = LLMProvider(prefix)
-    facts = PROVIDERS[provider]
     return Candidate(
         provider=provider,
         model=model,

@@ -15,7 +15,7 @@ from app.llm.providers.openai_messages import (
 )
 from app.llm.schemas import Dialects, SchemaDialect, in_dialects
 from app.llm.settings import LLMSettings
-from app.llm.types import LLMProfile, LLMRequest
+from app.llm.types import LLMProfile, LLMProvider, LLMRequest, WireFormat
 
 DEFAULT_TEMPERATURE = (
     1.0  # https://ai.google.dev/api/generate-content; sent always, since LiteLLM adds it to some ids
@@ -40,6 +40,8 @@ _FAMILIES: Mapping[str, tuple[LLMProfile, ...]] = {
 
 # LiteLLM sends `responseJsonSchema` to such names only (`supports_response_json_schema`); an alias has no number.
 _TAKES_JSON_SCHEMA = re.compile(r"gemini-(?:[2-9]|[1-9]\d+)[.-]", re.IGNORECASE)
+
+wire = WireFormat.GEMINI
 
 
 def api_base(settings: LLMSettings) -> str:
@@ -96,7 +98,7 @@ def call_options(settings: LLMSettings, model: str, request: LLMRequest) -> dict
         "model": f"gemini/{model}",
         "api_base": api_base(settings),
         "api_key": settings.gemini_api_key.get_secret_value() if settings.gemini_api_key else None,
-        "messages": rendered_messages(request.messages, signatures=True),
+        "messages": rendered_messages(request.messages, sealed_by=LLMProvider.GEMINI),
         "temperature": DEFAULT_TEMPERATURE if request.temperature is None else request.temperature,
         "top_p": request.top_p,
         "max_tokens": request.max_output_tokens,

@@ -2,12 +2,11 @@
 
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
 from pydantic import JsonValue
 
 from app.llm.candidates import ProviderCaps
-from app.llm.endpoints import header_pairs, is_local_host
+from app.llm.endpoints import header_pairs, is_local_url
 from app.llm.providers.openai_messages import (
     rendered_messages,
     rendered_response_format,
@@ -15,7 +14,7 @@ from app.llm.providers.openai_messages import (
 )
 from app.llm.schemas import Dialects, SchemaDialect, in_dialects
 from app.llm.settings import LLMSettings
-from app.llm.types import LLMProfile, LLMRequest
+from app.llm.types import LLMProfile, LLMRequest, WireFormat
 
 _CLOUD_SUFFIXES = ("-cloud", ":cloud")  # https://ollama.com/blog/cloud-models: such models run on ollama.com
 _TALKS_ONLY = {"supports_tools": False}
@@ -57,6 +56,8 @@ _FAMILIES: Mapping[str, Mapping[str, bool]] = {
 }
 """Families as in https://ollama.com/search, by the name before the tag; what is not said is the default below."""
 
+wire = WireFormat.OLLAMA
+
 
 def api_base(settings: LLMSettings) -> str:
     """Return the root of the API, without a trailing slash."""
@@ -70,8 +71,7 @@ def usable(settings: LLMSettings) -> bool:  # noqa: ARG001  # the same signature
 
 def local(settings: LLMSettings, model: str) -> bool:
     """Return whether a prompt to `model` stays on a host of `LLM_LOCAL_HOSTS`."""
-    host = urlsplit(api_base(settings)).hostname or ""
-    return is_local_host(host, settings.local_hosts) and not _is_cloud(model)
+    return is_local_url(api_base(settings), settings.local_hosts) and not _is_cloud(model)
 
 
 def caps(settings: LLMSettings, model: str) -> ProviderCaps:
@@ -108,7 +108,7 @@ def call_options(settings: LLMSettings, model: str, request: LLMRequest) -> dict
         "api_base": api_base(settings),
         "api_key": settings.ollama_api_key.get_secret_value() if settings.ollama_api_key else None,
         "headers": header_pairs(settings.ollama_headers),
-        "messages": rendered_messages(request.messages, signatures=False),
+        "messages": rendered_messages(request.messages),
         "num_ctx": settings.num_ctx_of("ollama", model),
         "keep_alive": settings.ollama_keep_alive,
         "temperature": request.temperature,

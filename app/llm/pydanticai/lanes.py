@@ -47,8 +47,8 @@ _PROFILES: Mapping[LLMProvider, ModelProfile] = {
         native_output_requires_schema_in_instructions=True,  # small models follow the grammar better if they know it
         may_tokenize_special_tokens_in_content=True,  # its server tokenizes `<|im_start|>` in a text as a real turn
     ),
-    LLMProvider.GEMINI: ModelProfile(default_structured_output_mode="tool"),
 }
+_OTHERS = ModelProfile(default_structured_output_mode="tool")
 
 _PDF: frozenset[DocumentMediaType] = frozenset(("application/pdf",))
 
@@ -70,9 +70,9 @@ class Lane(Model[Any]):
     def __init__(self, provider: LLMProvider, candidates: Sequence[Candidate]) -> None:
         caps = [candidate.caps for candidate in candidates]
         self.provider_id = provider
-        self._prefers_native = _PROFILES[provider].get("default_structured_output_mode") == "native" and all(
-            can.supports_json_schema for can in caps
-        )
+        self._prefers_native = _PROFILES.get(provider, _OTHERS).get(
+            "default_structured_output_mode"
+        ) == "native" and all(can.supports_json_schema for can in caps)
         self._can_force = all(can.supports_forced_tool_choice for can in caps)
         window = min(can.max_context_tokens for can in caps)
         self._can_json = all(can.supports_json for can in caps)
@@ -88,7 +88,7 @@ class Lane(Model[Any]):
             else _TEXT_DOCUMENTS,
         )
         self._prepared: dict[bytes, ModelRequestParameters] = {}
-        super().__init__(profile=merge_profile(_EVERY_LANE, _PROFILES[provider], own))
+        super().__init__(profile=merge_profile(_EVERY_LANE, _PROFILES.get(provider, _OTHERS), own))
 
     @property
     def model_name(self) -> str:

@@ -14,6 +14,10 @@ the former as it is and writes the latter itself (`_build_vertex_schema`): it dr
 that are no strings, takes null for an empty string in an enum, gives a schema without a type the type object, and
 leaves nothing beside `anyOf`; in both it takes a property named `strict` for a keyword of OpenAI's. What leaves us gives it no occasion for any of these.
 
+Anthropic holds an answer to types, properties, enums and some formats, and refuses bounds, lengths, counts and cycles:
+https://platform.claude.com/docs/en/build-with-claude/structured-outputs. The parameters of its tools, and all schemas
+for OpenAI and Groq, are sent as they are: there they are told, and held to where `strict` asks for it.
+
 Nobody documents how large or deep a schema may be; Gemini says that it may refuse one that is too complex
 (https://ai.google.dev/gemini-api/docs/structured-output), and LiteLLM stops at 100 levels of JSON.
 """
@@ -37,6 +41,7 @@ class SchemaDialect(StrEnum):
     GEMINI_JSON_SCHEMA = "gemini_json_schema"
     GEMINI_OPENAPI = "gemini_openapi"
     GEMINI_TOOLS = "gemini_tools"
+    ANTHROPIC_FORMAT = "anthropic_format"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,4 +115,10 @@ FACTS: Mapping[SchemaDialect, Facts] = {
     ),
     SchemaDialect.GEMINI_OPENAPI: _OPENAPI,
     SchemaDialect.GEMINI_TOOLS: replace(_OPENAPI, parameters=True),
+    SchemaDialect.ANTHROPIC_FORMAT: Facts(
+        formats=frozenset({"date", "time", "date-time", "uuid"}),
+        told=True,
+        anything={},
+        lost_names=frozenset(),
+    ),
 }

@@ -32,7 +32,8 @@ class Dialects(NamedTuple):
     """How a model is told of schemas."""
 
     answer: SchemaDialect
-    tools: SchemaDialect
+    tools: SchemaDialect | None = None
+    """None where the parameters of tools are sent as they are."""
 
 
 class Loss(NamedTuple):
@@ -51,9 +52,10 @@ def in_dialects(request: LLMRequest, dialects: Dialects) -> LLMRequest:
     if form is not None and form.json_schema is not None:
         schema = fitted(form.json_schema, dialects.answer).schema
         changed["response_format"] = form.model_copy(update={"json_schema": schema})
-    if request.tools:
+    if request.tools and dialects.tools is not None:
+        in_dialect = dialects.tools
         changed["tools"] = tuple(
-            tool.model_copy(update={"parameters": fitted(tool.parameters, dialects.tools).schema})
+            tool.model_copy(update={"parameters": fitted(tool.parameters, in_dialect).schema})
             for tool in request.tools
         )
     return request.model_copy(update=changed) if changed else request

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from app.llm.testing.gate import Gate
 
 Json = dict[str, Any]
-Provider = Literal["ollama", "gemini"]
+Provider = Literal["ollama", "gemini", "openai", "anthropic"]
 
 
 class Shape(Enum):

@@ -29,7 +29,7 @@ class Reply:
     delay_s: float = 0.0
     fault: Fault | None = None
     only: Provider | None = None
-    """The provider that alone can say this; the other stub refuses the script."""
+    """The provider that alone can say this; the other stubs refuse the script."""
 
     # -- answers
 
@@ -106,7 +106,7 @@ class Reply:
 
     @classmethod
     def rate_limited(cls, retry_after_s: int | None = None) -> Self:
-        """429; the wait travels as RetryInfo (Gemini) or as the Retry-After header (Ollama behind a proxy)."""
+        """429; the wait travels as RetryInfo (Gemini) or as the Retry-After header (all others)."""
         return cls(content=Failure(status=429, cause=Cause.RATE_LIMITED, retry_after_s=retry_after_s))
 
     @classmethod

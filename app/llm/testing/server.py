@@ -30,7 +30,7 @@ from app.llm.testing.reply import Reply
 
 
 class StubServer(ABC):
-    """What both stubs share: life cycle, script, gates and record. Subclasses speak the dialect.
+    """What all stubs share: life cycle, script, gates and record. Subclasses speak the dialect.
 
     A request that the provider itself would refuse (wrong key, unknown model, broken JSON) counts as a send and
     leaves the script untouched.
@@ -85,7 +85,7 @@ class StubServer(ABC):
         """Queue replies, one per model call. An empty queue derives the answer from the request.
 
         Raises:
-            ValueError: A reply is one that only the other provider can give.
+            ValueError: A reply is one that only another provider can give.
         """
         for reply in replies:
             self._check(reply)

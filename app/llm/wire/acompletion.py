@@ -16,7 +16,9 @@ import httpx
 
 from app.llm.candidates import Candidate
 from app.llm.messages import ThinkingPart
-from app.llm.types import LLMProvider
+from app.llm.providers import known
+from app.llm.providers.openai_messages import SEALED_BY_ANTHROPIC
+from app.llm.types import LLMProvider, WireFormat
 from app.llm.wire.acompletion_stream import LibraryReader, MendedStream, tool_call
 from app.llm.wire.answers import Answer
 from app.llm.wire.exchange import GOOD, Exchange, UnusableReply
@@ -24,6 +26,7 @@ from app.llm.wire.http import OneRequestHTTP
 from app.llm.wire.loading import make_known
 from app.llm.wire.mending import mended
 from app.llm.wire.outlet import Outlet
+from app.llm.wire.parsing import thought_first
 from app.llm.wire.rendering import as_sent
 
 
@@ -31,7 +34,7 @@ from app.llm.wire.rendering import as_sent
 class _Call:
     """One call of `acompletion`, as its HTTP client has to know it."""
 
-    provider: LLMProvider
+    wire: WireFormat
     line: OneRequestHTTP
     exchange: Exchange
     options: Mapping[str, Any]
@@ -66,7 +69,7 @@ class AcompletionLane:
         """Return what the candidate said; as in `Lane.send`."""
         with self._calling(candidate, options, exchange):
             response = await self._completion(options)
-        return _answer(response)
+        return _answer(response, known()[candidate.provider].wire)
 
     async def stream(
         self, candidate: Candidate, options: Mapping[str, Any], exchange: Exchange, outlet: Outlet
@@ -76,10 +79,12 @@ class AcompletionLane:
         Only LiteLLM's reading of the provider's chunks is used. Its wrapper around that counts tokens, judges what
         was said and leaves tasks behind.
         """
-        reader = outlet.opened(LibraryReader(exchange))
+        wire = known()[candidate.provider].wire
+        reader = outlet.opened(LibraryReader(wire, exchange))
+        counted = {"stream_options": {"include_usage": True}} if wire is WireFormat.OPENAI else {}
         async with AsyncExitStack() as opened:
             with self._calling(candidate, options, exchange, _Listening(reader, opened)):
-                wrapper = await self._completion({**options, "stream": True})
+                wrapper = await self._completion({**options, **counted, "stream": True})
                 if wrapper.completion_stream is None:
                     await wrapper.fetch_stream()
                 async for chunk in wrapper.completion_stream:
@@ -95,7 +100,8 @@ class AcompletionLane:
     ) -> Iterator[None]:
         make_known(self._library, options["model"], candidate)
         provider = candidate.provider
-        call = _current.set(_Call(provider, self._lines[provider], exchange, options, listening))
+        wire = known()[provider].wire
+        call = _current.set(_Call(wire, self._lines[provider], exchange, options, listening))
         # Calls within LiteLLM are not logged; any other leaves a task of its logging behind in the event loop.
         internal = self._internal_call.set(True)
         try:
@@ -135,7 +141,7 @@ async def _post(
     call = _current.get()
     sent = _authorized(as_sent(headers), call.options)
     body = (data if data is not None else _dumped(json)).encode()
-    if call.listening is not None:
+    if call.listening is not None and _streams(call, body):
         return await _listened(call, call.listening, url, sent, body)
     await call.line.send(url, sent, body, call.exchange)
     return httpx.Response(
@@ -151,16 +157,23 @@ async def _listened(
     if exchange.status not in GOOD:
         exchange.body = await posted.whole()
         return httpx.Response(exchange.status or 0, request=request).raise_for_status()
-    stream = MendedStream(call.provider, posted, exchange, listening.reader)
+    stream = MendedStream(call.wire, posted, exchange, listening.reader)
     return httpx.Response(exchange.status or 0, stream=stream, request=request)
+
+
+def _streams(call: _Call, body: bytes) -> bool:
+    """Return whether a stream is asked for after all: LiteLLM asks Groq for none where a schema is to be held to."""
+    return call.wire is not WireFormat.OPENAI or json.loads(body).get("stream") is True
 
 
 def _readable(call: _Call) -> bytes:
     """Return what LiteLLM is given to read; an error's body is read by us alone."""
     if call.exchange.status not in GOOD:
         return b""
+    if call.listening is not None:  # the whole answer is one chunk
+        call.listening.reader.chunks, call.listening.reader.finished = 1, True
     try:
-        return mended(call.provider, call.exchange)
+        return mended(call.wire, call.exchange)
     except UnusableReply as error:
         call.exchange.failure = error  # for LiteLLM dresses it up
         raise
@@ -180,24 +193,33 @@ def _authorized(headers: dict[str, str], options: Mapping[str, Any]) -> dict[str
     return headers
 
 
-def _answer(response: Any) -> Answer | None:  # litellm.ModelResponse
+def _answer(response: Any, wire: WireFormat) -> Answer | None:  # litellm.ModelResponse
     if not response.choices:
         return None
     choice = response.choices[0]
+    text, thoughts = choice.message.content, _thoughts(choice.message, wire)
+    if wire is WireFormat.OPENAI and text and not thoughts:
+        thought, text = thought_first(text)
+        thoughts = [ThinkingPart(text=thought)] if thought else []
     return Answer(
-        text=choice.message.content,
-        thoughts=_thoughts(choice.message),
+        text=text,
+        thoughts=thoughts,
         calls=[tool_call(call) for call in choice.message.tool_calls or ()],
         finish=choice.finish_reason,
     )
 
 
-def _thoughts(message: Any) -> list[ThinkingPart]:  # litellm.Message
+def _thoughts(message: Any, wire: WireFormat) -> list[ThinkingPart]:  # litellm.Message
+    seal = SEALED_BY_ANTHROPIC if wire is WireFormat.ANTHROPIC else ""
     if blocks := getattr(message, "thinking_blocks", None):
         return [
-            ThinkingPart(text=block["thinking"], signature=block.get("signature"))
+            ThinkingPart(text=block["thinking"], signature=_sealed(seal, block.get("signature")))
             for block in blocks
             if block.get("thinking")
         ]
     text = getattr(message, "reasoning_content", None)
     return [ThinkingPart(text=text)] if text else []
+
+
+def _sealed(seal: str, signature: str | None) -> str | None:
+    return f"{seal}{signature}" if signature else None

@@ -7,49 +7,58 @@ import httpx
 
 from app.llm.deltas import Delta, TextDelta, ThinkingDelta, parts_of
 from app.llm.messages import ThinkingPart
-from app.llm.types import FinishReason, LLMProvider
+from app.llm.providers.openai_messages import SEALED_BY_ANTHROPIC
+from app.llm.types import FinishReason, WireFormat
 from app.llm.wire.answers import Answer, Call
 from app.llm.wire.exchange import BrokenOff, Exchange, UnusableReply
 from app.llm.wire.http import Posted
 from app.llm.wire.lines import Framing, Lines, ServerSentEvents
 from app.llm.wire.mending import mended_chunk
-from app.llm.wire.parsing import FILTERED, FLAGGED
+from app.llm.wire.openai import DONE, REFUSAL
+from app.llm.wire.parsing import FILTERED, FLAGGED, thought_first
 from app.llm.wire.telling import Telling
 
 SIGNATURE_MARK = "__thought__"
 """Between a tool-call id and the thought signature that LiteLLM packs into it."""
 
+_IN_PIECES = frozenset({WireFormat.OPENAI, WireFormat.ANTHROPIC})
+"""Who sends tool calls piece by piece."""
+
 
 class LibraryReader:
     """Puts together what LiteLLM has read of chunks; as `readers.Heard`, whose counts `MendedStream` keeps."""
 
-    def __init__(self, exchange: Exchange) -> None:
+    def __init__(self, wire: WireFormat, exchange: Exchange) -> None:
         self.chunks = 0
         self.finished = False
+        self._wire = wire
         self._exchange = exchange
         self._telling = Telling()
         self._said: list[Delta] = []
         self._calls: list[Call] = []
+        self._open: _OpenCall | None = None
         self._empty = True
         self._finish: str = FinishReason.STOP.value
 
-    def add(self, chunk: Any) -> list[Delta]:  # litellm.ModelResponseStream
+    def add(self, chunk: Any) -> list[Delta]:  # litellm.ModelResponseStream, or what stands for a blank line
         """Return what one chunk adds; one that is None or without choices adds nothing."""
-        if chunk is None or not chunk.choices:
+        choices = getattr(chunk, "choices", None)
+        if not choices:
             return []
-        choice, deltas = chunk.choices[0], list[Delta]()
+        choice, deltas = choices[0], list[Delta]()
         self._empty = False
         self._finish = choice.finish_reason or self._finish
-        if thought := getattr(choice.delta, "reasoning_content", None):
-            deltas.append(ThinkingDelta(thought, _signature(choice.delta)))
+        signature = _signature(choice.delta)
+        thought = getattr(choice.delta, "reasoning_content", None) or ""
+        if thought or signature:
+            deltas.append(ThinkingDelta(thought, signature))
             self._said += deltas
         if text := choice.delta.content:
             self._said.append(TextDelta(text))
-            deltas += self._telling.text(text, tagged=False)
-        for call in map(tool_call, choice.delta.tool_calls or ()):
-            self._calls.append(call)
-            deltas += self._telling.call(call)
-        return deltas
+            deltas += self._telling.text(text, tagged=self._wire is WireFormat.OPENAI)
+        for call in choice.delta.tool_calls or ():
+            deltas += self._piece(call) if self._wire in _IN_PIECES else self._called(tool_call(call))
+        return [*deltas, *self._ended()] if choice.finish_reason else deltas
 
     def answer(self) -> Answer | None:
         """Return the answer; as `readers.Heard.answer`."""
@@ -59,25 +68,61 @@ class LibraryReader:
             raise BrokenOff("the stream ended before the answer did")
         if self._empty:
             return None
+        thoughts = [part for part in parts_of(self._said) if isinstance(part, ThinkingPart)]
+        text = "".join(each.text for each in self._said if isinstance(each, TextDelta))
+        if self._wire is WireFormat.OPENAI and not thoughts:
+            thought, text = thought_first(text)
+            thoughts = [ThinkingPart(text=thought)] if thought else []
+        flagged = self._exchange.finish in FLAGGED or self._exchange.finish == REFUSAL  # even beside a call
         return Answer(
-            text="".join(each.text for each in self._said if isinstance(each, TextDelta)),
-            thoughts=[part for part in parts_of(self._said) if isinstance(part, ThinkingPart)],
-            calls=self._calls,
-            finish=FILTERED if self._exchange.finish in FLAGGED else self._finish,  # even beside a call
+            text=text, thoughts=thoughts, calls=self._calls, finish=FILTERED if flagged else self._finish
         )
+
+    def _piece(self, piece: Any) -> list[Delta]:
+        """Put a piece to the call that it belongs to; a call is told when it is whole."""
+        said = piece.function
+        if self._open is not None and self._open.goes_on(piece):
+            self._open.arguments.append(said.arguments or "")
+            return []
+        before = self._whole()
+        self._open = _OpenCall(piece.index, piece.id, said.name, [said.arguments or ""])
+        return before
+
+    def _whole(self) -> list[Delta]:
+        call, self._open = self._open, None
+        return [] if call is None else self._called(Call(name=call.name, arguments="".join(call.arguments)))
+
+    def _called(self, call: Call) -> list[Delta]:
+        self._calls.append(call)
+        return self._telling.call(call)
+
+    def _ended(self) -> list[Delta]:
+        return [*self._telling.end(), *self._whole()]
+
+
+class _OpenCall:
+    """A tool call of which more may come."""
+
+    def __init__(self, index: int, call_id: str | None, name: str | None, arguments: list[str]) -> None:
+        self.name = name
+        self.arguments = arguments
+        self._index = index
+        self._id = call_id
+
+    def goes_on(self, piece: Any) -> bool:
+        """Return whether a piece is of this call: some servers give all calls the same index, and new ids."""
+        return piece.index == self._index and piece.id in {None, "", self._id}
 
 
 class MendedStream(httpx.AsyncByteStream):
     """The body of a streamed answer as LiteLLM can read it, chunk by chunk."""
 
-    def __init__(
-        self, provider: LLMProvider, posted: Posted, exchange: Exchange, reader: LibraryReader
-    ) -> None:
-        self._provider = provider
+    def __init__(self, wire: WireFormat, posted: Posted, exchange: Exchange, reader: LibraryReader) -> None:
+        self._wire = wire
         self._posted = posted
         self._exchange = exchange
         self._reader = reader
-        self._framing: Framing = Lines() if provider is LLMProvider.OLLAMA else ServerSentEvents()
+        self._framing: Framing = Lines() if wire is WireFormat.OLLAMA else ServerSentEvents()
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         async for piece in self._posted:
@@ -91,11 +136,11 @@ class MendedStream(httpx.AsyncByteStream):
             yield self._mended(event)
 
     def _mended(self, event: bytes) -> bytes:
-        ollama, reader = self._provider is LLMProvider.OLLAMA, self._reader
-        if ollama and reader.finished:
+        ollama, reader = self._wire is WireFormat.OLLAMA, self._reader
+        if (ollama and reader.finished) or (self._wire is WireFormat.OPENAI and event == DONE):
             return b""
         try:
-            chunk, ends = mended_chunk(self._provider, event, self._exchange)
+            chunk, ends = mended_chunk(self._wire, event, self._exchange)
         except UnusableReply as error:
             self._exchange.failure = error  # for LiteLLM dresses it up
             raise
@@ -104,8 +149,10 @@ class MendedStream(httpx.AsyncByteStream):
         return chunk + b"\n" if ollama else b"data: " + chunk + b"\n\n"
 
 
-def tool_call(call: Any) -> Call:  # litellm.ChatCompletionMessageToolCall, or the delta of one
-    """Return a tool call, unchecked. Its id and index are not looked at: the providers send each call whole."""
+def tool_call(
+    call: Any,
+) -> Call:  # litellm.ChatCompletionMessageToolCall, or the delta of one that comes whole
+    """Return a tool call, unchecked. Its id and index are not looked at."""
     _, _, signature = (call.id or "").partition(SIGNATURE_MARK)
     return Call(name=call.function.name, arguments=call.function.arguments, signature=signature)
 
@@ -114,5 +161,8 @@ def _signature(delta: Any) -> str | None:  # litellm.Delta
     """Return the signature of thoughts; one that comes with other parts may be theirs."""
     if delta.content or delta.tool_calls:
         return None
+    sealed = [block.get("signature") for block in getattr(delta, "thinking_blocks", None) or ()]
+    if any(sealed):
+        return f"{SEALED_BY_ANTHROPIC}{sealed[-1]}"
     signatures = (getattr(delta, "provider_specific_fields", None) or {}).get("thought_signatures")
     return signatures[-1] if signatures else None

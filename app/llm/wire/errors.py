@@ -123,7 +123,8 @@ _BY_WORDS: tuple[tuple[range, re.Pattern[str], _Verdict], ...] = (
     (
         range(400, 600),
         re.compile(
-            r"(?i)exceeds? the (?:maximum number of tokens|(?:available )?context)|prompt is too long|context (?:length|window) exceeded"
+            r"(?i)exceeds? (?:the )?(?:maximum number of tokens|(?:available )?context)|prompt is too long"
+            r"|context (?:length|window) exceeded|maximum context length|reduce the length of the messages"
         ),
         _Verdict(error=LLMContextExceeded, text="cannot hold the prompt"),
     ),
@@ -247,7 +248,8 @@ def _unreachable(reason: str, asked: _Asked) -> _Verdict:
             f"does not answer at {asked.api_base}: start it with `ollama serve`, or set LLM_OLLAMA_API_BASE"
         )
     else:
-        text = f"does not answer at {asked.api_base}: check the network, its proxy and LLM_GEMINI_API_BASE"
+        variable = f"LLM_{asked.provider.upper()}_API_BASE"
+        text = f"does not answer at {asked.api_base}: check the network, its proxy and {variable}"
     return _Verdict(
         error=LLMUnavailable,
         text=f"{text} ({reason})",
@@ -267,7 +269,9 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 def _advice(error: type[LLMProviderError], asked: _Asked) -> str:
     ollama = asked.provider is LLMProvider.OLLAMA
     advice: Mapping[type[LLMProviderError], str] = {
-        LLMAuth: "check LLM_OLLAMA_API_KEY and LLM_OLLAMA_HEADERS" if ollama else "check LLM_GEMINI_API_KEY",
+        LLMAuth: "check LLM_OLLAMA_API_KEY and LLM_OLLAMA_HEADERS"
+        if ollama
+        else f"check LLM_{asked.provider.upper()}_API_KEY",
         LLMModelNotFound: f"run `ollama pull {asked.model}`" if ollama else "check the name of the model",
         LLMContextExceeded: f"shorten the prompt{' or raise LLM_OLLAMA_NUM_CTX' if ollama else ''}",
     }

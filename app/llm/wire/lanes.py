@@ -8,7 +8,7 @@ from typing import Any, Self
 from urllib.parse import SplitResult, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from app.llm.providers import PROVIDERS
+from app.llm.providers import known
 from app.llm.settings import LiteLLMLane, LLMSettings
 from app.llm.types import LLMProvider
 from app.llm.wire.acompletion import AcompletionLane
@@ -36,14 +36,15 @@ class Lanes:
             library: LiteLLM, loaded.
             unfit: Told why `dialect` cannot be had where it is wanted; `acompletion` takes its place.
         """
-        lines = {provider: line_to(settings, provider) for provider in PROVIDERS}
-        of: dict[LLMProvider, Lane] = dict.fromkeys(PROVIDERS, AcompletionLane(library, lines))
+        lines = {provider: line_to(settings, provider) for provider in known()}
+        of: dict[LLMProvider, Lane] = dict.fromkeys(known(), AcompletionLane(library, lines))
         if settings.litellm_lane is LiteLLMLane.DIALECT:
             try:
                 of |= dict.fromkeys(_WITH_DIALECT, DialectLane(library, lines))
             except UnfitLibrary as error:
                 unfit(str(error))
-        if any(isinstance(lane, AcompletionLane) for lane in of.values()):
+        asked = (lane for provider, lane in of.items() if known()[provider].usable(settings))
+        if any(isinstance(lane, AcompletionLane) for lane in asked):
             load_tokenizer()
         return cls(of, lines)
 
@@ -55,11 +56,11 @@ class Lanes:
 
 def line_to(settings: LLMSettings, provider: LLMProvider) -> OneRequestHTTP:
     """Return connections to a provider, through the environment's proxy if it has one for that host."""
-    base = urlsplit(PROVIDERS[provider].api_base(settings))
+    base = urlsplit(known()[provider].api_base(settings))
     tls = settings.ca_bundle is not None and base.scheme == "https"
     return OneRequestHTTP(
         connections=settings.concurrency_limit,
-        trust_env=_has_proxy(base),
+        trust_env=not settings.local_only and _has_proxy(base),  # a proxy is no local host
         ssl_context=ssl.create_default_context(cafile=settings.ca_bundle) if tls else None,
     )
 

@@ -10,6 +10,9 @@ from app.llm.candidates import Candidate
 
 _SWITCHES = {
     "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # else it fetches a price list, and again if that fails
+    "LITELLM_LOCAL_ANTHROPIC_BETA_HEADERS": "True",  # else it fetches a list of headers
+    # else calls to OpenAI leave by a client of their own, which repeats requests and cannot be given ours
+    "EXPERIMENTAL_OPENAI_BASE_LLM_HTTP_HANDLER": "True",
     "LITELLM_MODE": "PRODUCTION",  # else it loads the .env file of the working directory into the process
 }
 _LOGGERS = ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy")
@@ -58,10 +61,12 @@ def make_known(library: Any, name: str, candidate: Candidate) -> None:
         name: The model as LiteLLM calls it, with its prefix.
         candidate: The model as we know it.
     """
-    if name in library.model_cost:
+    provider, _, bare = name.partition("/")
+    known = library.model_cost.get(name) or library.model_cost.get(bare, {})
+    if name in library.model_cost or known.get("litellm_provider") == provider:
         return
     facts = {
-        "litellm_provider": name.partition("/")[0],
+        "litellm_provider": provider,
         "mode": "chat",
         "max_input_tokens": candidate.caps.max_context_tokens,
         "supports_system_messages": True,

@@ -1,9 +1,14 @@
 """Makes a good answer one that LiteLLM can read, which invents what is missing and drops what it did not expect."""
 
 import json
+from collections.abc import Callable, Mapping
 
-from app.llm.types import LLMProvider
+from app.llm.types import WireFormat
+from app.llm.wire.anthropic import mend_anthropic, mend_anthropic_chunk
+from app.llm.wire.anthropic import status_of as anthropic_status
 from app.llm.wire.exchange import Exchange, UnusableReply
+from app.llm.wire.openai import mend_openai, mend_openai_chunk
+from app.llm.wire.openai import status_of as openai_status
 from app.llm.wire.parsing import listed
 from app.llm.wire.payloads import (
     Json,
@@ -16,46 +21,58 @@ from app.llm.wire.payloads import (
 from app.llm.wire.readers import refuse
 
 
-def mended(provider: LLMProvider, exchange: Exchange) -> bytes:
+def mended(wire: WireFormat, exchange: Exchange) -> bytes:
     """Return the body for LiteLLM; counts and the reason to stop are noted in `exchange`, for LiteLLM's are not used.
 
     Raises:
-        UnusableReply: It is not an answer of this provider.
+        UnusableReply: It is not an answer of such a provider.
     """
     payload = exact_object(exchange.body)
-    match provider:
-        case LLMProvider.OLLAMA:
+    match wire:
+        case WireFormat.OLLAMA:
             _mend_ollama(payload, exchange)
-        case LLMProvider.GEMINI:
+        case WireFormat.GEMINI:
             _mend_gemini(payload, exchange)
+        case WireFormat.OPENAI:
+            mend_openai(payload, exchange)
+        case WireFormat.ANTHROPIC:
+            mend_anthropic(payload, exchange)
     return json.dumps(payload, ensure_ascii=False).encode()
 
 
-def mended_chunk(provider: LLMProvider, event: bytes, exchange: Exchange) -> tuple[bytes, bool]:
+def mended_chunk(wire: WireFormat, event: bytes, exchange: Exchange) -> tuple[bytes, bool]:
     """Return one chunk of a stream for LiteLLM, and whether it ends the answer; as `mended`.
 
     Raises:
         Refused: It is an error; what was said stands in `exchange`.
-        UnusableReply: It is no chunk of this provider.
+        UnusableReply: It is no chunk of such a provider.
     """
     payload = exact_object(event)
-    if payload.get("error") is not None:
-        refuse(payload["error"], event, exchange)
+    error = payload.get("error")
+    if error is not None:
+        status = _STATUSES.get(wire)
+        refuse(error, event, exchange, status(error) if status else None)
+    ends = _CHUNKS[wire](payload, exchange)
+    if wire in {WireFormat.OLLAMA, WireFormat.GEMINI}:
+        return json.dumps(payload, ensure_ascii=False).encode(), ends
+    # ASCII, for LiteLLM takes some characters for the end of a line; and it takes a text for the end of the stream.
+    return json.dumps(payload).replace("[DONE]", "\\u005bDONE]").encode(), ends
+
+
+def _mend_gemini_chunk(payload: Json, exchange: Exchange) -> bool:
     usage, finish = exchange.usage, exchange.finish
-    if provider is LLMProvider.OLLAMA:
-        _mend_ollama(payload, exchange)
-        _mend_ollama_chunk(payload)
-        ends = payload["done"] is True
-    else:
-        counted = bool(payload.get("usageMetadata"))
-        _mend_gemini(payload, exchange)
-        exchange.usage = exchange.usage if counted else usage
-        ends = bool(exchange.finish)
+    counted = bool(payload.get("usageMetadata"))
+    _mend_gemini(payload, exchange)
+    exchange.usage = exchange.usage if counted else usage
+    ends = bool(exchange.finish)
     exchange.finish = exchange.finish or finish
-    return json.dumps(payload, ensure_ascii=False).encode(), ends
+    return ends
 
 
-def _mend_ollama_chunk(payload: Json) -> None:
+def _mend_ollama_chunk(payload: Json, exchange: Exchange) -> bool:
+    finish = exchange.finish
+    _mend_ollama(payload, exchange)
+    exchange.finish = exchange.finish or finish
     payload.setdefault("model", "")
     payload.setdefault("done", False)
     calls = listed(payload["message"].get("tool_calls") or [])
@@ -66,6 +83,7 @@ def _mend_ollama_chunk(payload: Json) -> None:
             raise UnusableReply("a tool call of the answer holds no function")
         if function.get("arguments") is None and isinstance(function.get("parameters"), dict):
             function["arguments"] = function["parameters"]
+    return payload["done"] is True
 
 
 def _mend_ollama(payload: Json, exchange: Exchange) -> None:
@@ -94,3 +112,15 @@ def _mend_part(part: Json) -> None:
     call = part.get("functionCall")
     if isinstance(call, dict):
         call["args"] = call.get("args") or {}
+
+
+_CHUNKS: Mapping[WireFormat, Callable[[Json, Exchange], bool]] = {
+    WireFormat.OLLAMA: _mend_ollama_chunk,
+    WireFormat.GEMINI: _mend_gemini_chunk,
+    WireFormat.OPENAI: mend_openai_chunk,
+    WireFormat.ANTHROPIC: mend_anthropic_chunk,
+}
+_STATUSES: Mapping[WireFormat, Callable[[object], int | None]] = {
+    WireFormat.OPENAI: openai_status,
+    WireFormat.ANTHROPIC: anthropic_status,
+}

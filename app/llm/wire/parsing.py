@@ -86,8 +86,13 @@ def _ollama_texts(message: Json) -> tuple[str | None, str]:
         if not isinstance(thought, str | None):
             raise UnusableReply("the answer's thoughts are not a text")
         return thought, message["content"]
-    found = _THOUGHT_FIRST.match(message["content"])
-    return (found[1], found[2]) if found else (None, message["content"])
+    return thought_first(message["content"])
+
+
+def thought_first(text: str) -> tuple[str | None, str]:
+    """Return the thought between tags that a text begins with, None if there is none, and the rest."""
+    found = _THOUGHT_FIRST.match(text)
+    return (found[1], found[2]) if found else (None, text)
 
 
 def ollama_call(call: Json) -> Call:

@@ -57,8 +57,8 @@ def ollama_message(payload: Json, exchange: Exchange) -> Json:
     """
     message = checked_message(payload)
     exchange.usage = TokenUsage(
-        input_tokens=_count(payload.get("prompt_eval_count")),
-        output_tokens=_count(payload.get("eval_count")),
+        input_tokens=counted(payload.get("prompt_eval_count")),
+        output_tokens=counted(payload.get("eval_count")),
     )
     exchange.finish = payload.get("done_reason")
     return message
@@ -120,8 +120,8 @@ def block_reason(payload: Json) -> object:
 
 def _gemini_usage(counts: Mapping[str, Any]) -> TokenUsage:
     """Thoughts are billed as output; some models count them among the candidates' tokens, as the total shows."""
-    prompt, said = _count(counts.get("promptTokenCount")), _count(counts.get("candidatesTokenCount"))
-    thought, tools = _count(counts.get("thoughtsTokenCount")), _count(counts.get("toolUsePromptTokenCount"))
+    prompt, said = counted(counts.get("promptTokenCount")), counted(counts.get("candidatesTokenCount"))
+    thought, tools = counted(counts.get("thoughtsTokenCount")), counted(counts.get("toolUsePromptTokenCount"))
     included = said is not None and counts.get("totalTokenCount") == (prompt or 0) + said + (tools or 0)
     known = [count for count in (said, None if included else thought) if count is not None]
     return TokenUsage(
@@ -130,6 +130,7 @@ def _gemini_usage(counts: Mapping[str, Any]) -> TokenUsage:
     )
 
 
-def _count(value: object) -> int | None:
+def counted(value: object) -> int | None:
+    """Return a count of tokens; None where there is none that can be one."""
     usable = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MAX_COUNT
     return int(value) if usable and isinstance(value, int) else None

@@ -118,9 +118,9 @@ class _Chunks(ABC):
     def _whole(self) -> Answer | None: ...
 
 
-def refuse(error: object, event: bytes, exchange: Exchange) -> NoReturn:
+def refuse(error: object, event: bytes, exchange: Exchange, status: int | None = None) -> NoReturn:
     """Raise what a provider says in the middle of a stream, under the status that it would have had before it."""
-    code = error.get("code") if isinstance(error, dict) else None
+    code = status or (error.get("code") if isinstance(error, dict) else None)
     exchange.status = code if isinstance(code, int) and code in _ERRORS else _ERROR_STATUS
     exchange.body = event
     raise Refused(exchange.status)

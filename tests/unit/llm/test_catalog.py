@@ -56,16 +56,48 @@ def test_a_listed_candidate_is_pinned_as_it_is_listed():
     assert shown.pinned("ollama:a") is shown.listed(LLMProfile.FAST)[0]
 
 
-@pytest.mark.parametrize("name", ["openai:gpt-5", "llama3.2", "ollama:", ":m", ""])
+@pytest.mark.parametrize("name", ["mistral:large", "llama3.2", "ollama:", ":m", ""])
 def test_a_name_of_no_known_provider_is_refused_with_the_known_ones(name: str):
     with pytest.raises(LLMInvalidRequest, match="one of ollama, gemini"):
         catalog().pinned(name)
 
 
-def test_gemini_is_usable_only_with_a_key():
-    assert not catalog().pinned("gemini:g").usable
-    assert catalog(gemini_api_key="k").pinned("gemini:g").usable
+@pytest.mark.parametrize("provider", set(LLMProvider) - {LLMProvider.OLLAMA})
+def test_a_provider_that_wants_a_key_is_usable_only_with_it(provider: str):
+    assert not catalog().pinned(f"{provider}:g").usable
+    assert not catalog(**{f"{provider}_api_key": ""}).pinned(f"{provider}:g").usable
+    assert catalog(**{f"{provider}_api_key": "k"}).pinned(f"{provider}:g").usable
+
+
+def test_ollama_needs_no_key():
     assert catalog().pinned("ollama:m").usable
+
+
+@pytest.mark.parametrize("provider", ["openai", "anthropic", "groq"])
+def test_a_server_of_ones_own_that_speaks_as_they_do_is_local(provider: str):
+    assert not catalog().pinned(f"{provider}:m").local
+    assert catalog(**{f"{provider}_api_base": "http://localhost:8000/v1"}).pinned(f"{provider}:m").local
+
+
+@pytest.mark.parametrize(
+    ("name", "tokens"),
+    [
+        ("openai:gpt-5-mini-2025-08-07", 272_000),
+        ("openai:gpt-4.1", 1_047_576),
+        ("groq:openai/gpt-oss-20b", 131_072),
+        ("anthropic:claude-haiku-4-5-20251001", 200_000),
+    ],
+)
+def test_a_window_is_known_by_the_name_before_the_date(name: str, tokens: int):
+    assert (catalog().pinned(name).caps.max_context_tokens, catalog().pinned(name).caps.assumed) == (
+        tokens,
+        False,
+    )
+
+
+@pytest.mark.parametrize(("model", "able"), [("gpt-5.2", True), ("gpt-5.4", False), ("gpt-6-sol", False)])
+def test_models_that_openai_serves_with_tools_elsewhere_call_none(model: str, able):
+    assert catalog().pinned(f"openai:{model}").caps.supports_tools is able
 
 
 def test_what_is_learned_makes_another_catalog():

@@ -33,7 +33,7 @@ from app.llm.router import LLMRouter, no_candidate, tightened
 from app.llm.settings import LLMSettings, RouterPolicy
 from app.llm.types import LLMConstraints, LLMProfile, LLMProvider, LLMRequest, RequestVariant
 
-OLLAMA, GEMINI = LLMProvider
+OLLAMA, GEMINI = LLMProvider.OLLAMA, LLMProvider.GEMINI
 LLAMA, FLASH = "ollama:llama3.2", "gemini:gemini-2.5-flash"
 IMAGE = ImagePart(data=b"x", media_type="image/png")
 TOOL = ToolSpec(name="look", parameters={"type": "object", "properties": {"where": {"type": "string"}}})
@@ -198,7 +198,7 @@ def test_a_pinned_model_is_checked_like_any_other():
 
 def test_a_pinned_model_of_an_unknown_provider_is_refused():
     with pytest.raises(LLMInvalidRequest, match="ollama, gemini"):
-        House().route(ask(model="openai:gpt-5"))
+        House().route(ask(model="mistral:gpt-5"))
 
 
 # -- exclusion

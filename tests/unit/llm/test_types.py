@@ -22,6 +22,7 @@ from app.llm.types import (
     Attempt,
     FinishReason,
     LLMCallContext,
+    LLMConstraints,
     LLMProvider,
     LLMRequest,
     LLMResponse,
@@ -241,3 +242,17 @@ def test_an_attempt_survives_json():
 def test_a_model_name_with_a_control_character_is_refused():
     with pytest.raises(ValidationError, match="printable"):
         LLMRequest(messages=(Message.user("x"),), model="ollama:a\x00b")
+
+
+def test_the_name_of_a_provider_is_open_and_equals_itself():
+    own = LLMProvider("lighthouse")
+    assert (own, own.value, own.name, f"{own}") == ("lighthouse", "lighthouse", "LIGHTHOUSE", "lighthouse")
+    assert {LLMProvider("lighthouse"): 1}[own] == 1
+    assert own not in set(LLMProvider)
+    assert LLMConstraints.model_validate_json('{"providers": ["lighthouse"]}').providers == (own,)
+
+
+@pytest.mark.parametrize("name", ["", "Beam", "a b", "9lives", "a" * 41, "beam\n", 5])
+def test_what_could_be_no_provider_is_no_name_of_one(name: object):
+    with pytest.raises(ValueError, match="is not a valid LLMProvider"):
+        LLMProvider(name)

@@ -10,8 +10,8 @@ from app.llm.schemas import Misfit, SchemaDialect, fit
 from app.llm.schemas.fitting import MAX_NODES
 from app.llm.schemas.patterns import is_plain
 
-FORMAT, OLLAMA_TOOLS, JSON_SCHEMA, OPENAPI, GEMINI_TOOLS = SchemaDialect
-TOLD = (OLLAMA_TOOLS, JSON_SCHEMA, OPENAPI, GEMINI_TOOLS)
+FORMAT, OLLAMA_TOOLS, JSON_SCHEMA, OPENAPI, GEMINI_TOOLS, ANTHROPIC = SchemaDialect
+TOLD = (OLLAMA_TOOLS, JSON_SCHEMA, OPENAPI, GEMINI_TOOLS, ANTHROPIC)
 ANYTHING = {"anyOf": [{"type": name} for name in ("string", "number", "boolean", "null", "object", "array")]}
 TEXT, WHOLE, NULL = {"type": "string"}, {"type": "integer"}, {"type": "null"}
 Json = dict[str, Any]

@@ -1,0 +1,136 @@
+"""Reads and mends what Anthropic's messages API says, so that LiteLLM stumbles over none of it.
+
+Sources: https://docs.anthropic.com/en/api/messages, https://docs.anthropic.com/en/api/messages-streaming and, for the
+types of errors, https://docs.anthropic.com/en/api/errors.
+"""
+
+from app.llm.types import TokenUsage
+from app.llm.wire.exchange import Exchange, UnusableReply
+from app.llm.wire.payloads import Json, counted
+
+_FINISHES = frozenset(("end_turn", "max_tokens", "stop_sequence", "tool_use", "refusal"))
+_NO_COUNTS = {"input_tokens": 0, "output_tokens": 0}
+_STATUS_OF = {
+    "invalid_request_error": 400,
+    "authentication_error": 401,
+    "permission_error": 403,
+    "not_found_error": 404,
+    "request_too_large": 413,
+    "rate_limit_error": 429,
+    "api_error": 500,
+    "timeout_error": 504,
+    "overloaded_error": 529,
+}
+_TEXT_OF = {"text_delta": "text", "thinking_delta": "thinking", "input_json_delta": "partial_json"}
+
+
+def mend_anthropic(payload: Json, exchange: Exchange) -> None:
+    """Make a whole answer one that LiteLLM can read, and note counts and reason.
+
+    Raises:
+        UnusableReply: It is no answer of Anthropic's.
+    """
+    content = payload.get("content")
+    if not isinstance(content, list) or not all(isinstance(block, dict) for block in content):
+        raise UnusableReply("the answer's content is not a list of objects")
+    for block in content:
+        _check_block(block)
+    exchange.usage = _usage(payload.get("usage"))
+    exchange.finish = payload.get("stop_reason")
+    payload["stop_reason"] = _finish(exchange.finish)
+    payload["usage"] = dict(_NO_COUNTS)
+    payload.setdefault("model", "")
+
+
+def mend_anthropic_chunk(payload: Json, exchange: Exchange) -> bool:
+    """Likewise with one event of a stream; return whether it ends the answer.
+
+    Raises:
+        UnusableReply: It is no event of Anthropic's.
+    """
+    match payload.get("type"):
+        case "message_start":
+            message = _object(payload, "message")
+            exchange.usage = _usage(message.get("usage")).model_copy(update={"output_tokens": None})
+            message["usage"] = dict(_NO_COUNTS)
+        case "content_block_start":
+            _check_block(_object(payload, "content_block"))
+        case "content_block_delta":
+            _check_delta(_object(payload, "delta"))
+        case "message_delta":
+            return _mend_end(payload, exchange)
+        case str():
+            pass
+        case _:
+            raise UnusableReply("an event of the answer has no type")
+    return False
+
+
+def status_of(error: object) -> int | None:
+    """Return the status that an error within a stream would have had before it."""
+    return _STATUS_OF.get(str(error.get("type"))) if isinstance(error, dict) else None
+
+
+def _mend_end(payload: Json, exchange: Exchange) -> bool:
+    delta, usage = _object(payload, "delta"), payload.get("usage")
+    if isinstance(usage, dict):
+        now = _usage(usage)
+        before = exchange.usage
+        exchange.usage = (
+            now
+            if now.input_tokens is not None
+            else before.model_copy(update={"output_tokens": now.output_tokens})
+        )
+    payload["usage"] = dict(_NO_COUNTS)
+    finish = delta.get("stop_reason")
+    exchange.finish = finish or exchange.finish
+    delta["stop_reason"] = _finish(finish)
+    return bool(finish)
+
+
+def _usage(counts: object) -> TokenUsage:
+    """Return the tokens; what was read from Anthropic's cache, or written to it, is not among `input_tokens` there."""
+    if not isinstance(counts, dict):
+        return TokenUsage()
+    fresh = counted(counts.get("input_tokens"))
+    read, written = (counted(counts.get(f"cache_{what}_input_tokens")) for what in ("read", "creation"))
+    return TokenUsage(
+        input_tokens=None if fresh is None else fresh + (read or 0) + (written or 0),
+        output_tokens=counted(counts.get("output_tokens")),
+        cached_input_tokens=read,
+    )
+
+
+def _finish(reason: object) -> str:
+    if reason == "model_context_window_exceeded":
+        return "max_tokens"
+    return reason if isinstance(reason, str) and reason in _FINISHES else "end_turn"
+
+
+def _object(payload: Json, name: str) -> Json:
+    value = payload.get(name)
+    if not isinstance(value, dict):
+        raise UnusableReply(f"an event of the answer holds no {name}")
+    return value
+
+
+def _check_block(block: Json) -> None:
+    """Hold a block to the shapes that LiteLLM takes."""
+    kind = block.get("type")
+    if not isinstance(kind, str):
+        raise UnusableReply("a block of the answer has no type")
+    if kind == "text" and not isinstance(block.setdefault("text", ""), str):
+        raise UnusableReply("a text of the answer is none")
+    if kind == "thinking" and not isinstance(block.setdefault("thinking", ""), str):
+        raise UnusableReply("the answer's thoughts are not a text")
+    if kind == "tool_use":
+        block.setdefault("id", "")
+        block.setdefault("name", None)
+        block.setdefault("input", {})
+
+
+def _check_delta(delta: Json) -> None:
+    kind = delta.setdefault("type", "")
+    name = _TEXT_OF.get(kind) if isinstance(kind, str) else None
+    if name is not None and not isinstance(delta.get(name), str):
+        raise UnusableReply("a text of the answer is none")
