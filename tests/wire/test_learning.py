@@ -11,11 +11,13 @@ import pytest
 from app.bootstrap import build_llm_service
 from app.llm.errors import LLMNoCandidate
 from app.llm.messages import ToolSpec
+from app.llm.providers import Catalog
 from app.llm.providers.ollama_says import facts_of, has_model
 from app.llm.service import LLMService
 from app.llm.settings import load_settings
 from app.llm.testing import Reply, StubGemini, StubOllama
 from app.llm.types import LLMProvider
+from app.llm.wire.describing import OllamaDescriber
 from tests.support.ledger import GEMINI_KEY, request, settings_for
 
 TOOLS = (ToolSpec(name="look", parameters={"type": "object", "properties": {}}),)
@@ -54,6 +56,20 @@ async def test_what_ollama_says_is_known_before_the_first_call_is_routed(gemini:
         assert (asides(ollama), ollama.sends) == (ASIDE, 1)
         sent = next(each for each in ollama.requests if each.ordinal)
         assert sent.body["options"]["num_ctx"] == 4096, "what is learned changes no request"
+
+
+async def test_inquiries_that_begin_at_once_share_their_connections():
+    with StubOllama(models=("first", "other")) as ollama:
+        settings = settings_for(
+            "sqlite+aiosqlite:///unused.db", ollama_api_base=ollama.base_url, learn_timeout_s=20
+        )
+        describer, catalog = OllamaDescriber(settings), Catalog.from_settings(settings)
+        names = ("ollama:first", "ollama:other")
+        said = await asyncio.gather(*(describer.describe([catalog.pinned(name)]) for name in names))
+        sessions = [session for line in describer._lines.values() for session in line._sessions.values()]
+        await describer.close()
+    assert [list(each) for each in said] == [[name] for name in names]
+    assert [session.closed for session in sessions] == [True], "another one would never be closed"
 
 
 async def test_headers_and_token_of_a_proxy_go_along(gemini: StubGemini):

@@ -11,8 +11,9 @@ from app.llm.persistence.codec import Codec, Unreadable, decode_request
 from app.llm.persistence.executor import Executor, Step
 from app.llm.persistence.models import SUCCEEDED
 from app.llm.persistence.statements import payloads, runs
-from app.llm.ports import Effect
+from app.llm.ports import TOOL
 from app.llm.simulation import Recorded
+from app.llm.types import LLMRequest
 
 PAGE = 500
 """Runs that are read at once."""
@@ -48,23 +49,21 @@ async def recorded_calls(
     while True:
         rows = (await reader.read(Step(_page(last, newer_than_s, workspace_id), {}))).rows
         for row in rows:
-            request = _request(row, codec)
-            if not isinstance(request, Effect):
-                yield Recorded(
-                    run_id=row["id"],
-                    stage=row["stage"],
-                    served_by=f"{row['provider']}:{row['model']}",
-                    kept=tuple(
-                        f"{entry['provider']}:{entry['model']}"
-                        for entry in json.loads(row["route"])
-                        if entry["kept"]
-                    ),
-                    request=request,
-                    input_tokens=row["input_tokens"],
-                    output_tokens=row["output_tokens"],
-                    cost_usd=None if row["cost_usd"] is None else float(row["cost_usd"]),
-                    latency_ms=row["latency_ms"],
-                )
+            yield Recorded(
+                run_id=row["id"],
+                stage=row["stage"],
+                served_by=f"{row['provider']}:{row['model']}",
+                kept=tuple(
+                    f"{entry['provider']}:{entry['model']}"
+                    for entry in json.loads(row["route"])
+                    if entry["kept"]
+                ),
+                request=_request(row, codec),
+                input_tokens=row["input_tokens"],
+                output_tokens=row["output_tokens"],
+                cost_usd=None if row["cost_usd"] is None else float(row["cost_usd"]),
+                latency_ms=row["latency_ms"],
+            )
         if len(rows) < PAGE:
             return
         last = rows[-1]["id"]
@@ -77,6 +76,7 @@ def _page(last: str, newer_than_s: float, workspace_id: str | None) -> sa.Select
     wanted = [
         runs.c.status == SUCCEEDED,
         runs.c.source_run_id.is_(None),
+        runs.c.profile != TOOL,
         runs.c.created_at > db_now(sa.literal(-newer_than_s, sa.Float)),
         runs.c.id > last,
     ]
@@ -91,11 +91,12 @@ def _page(last: str, newer_than_s: float, workspace_id: str | None) -> sa.Select
     )
 
 
-def _request(row: Mapping[str, Any], codec: Codec) -> Any:  # a request, an effect, or None
+def _request(row: Mapping[str, Any], codec: Codec) -> LLMRequest | None:
     if row["bytes"] is None:
         return None
     where = {"workspace_id": row["workspace_id"], "address": row["request_payload"]}
     try:
-        return decode_request(codec.decode(row["codec"], row["bytes"], **where))
+        request = decode_request(codec.decode(row["codec"], row["bytes"], **where))
     except Unreadable:
         return None
+    return request if isinstance(request, LLMRequest) else None

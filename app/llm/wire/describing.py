@@ -24,7 +24,7 @@ class OllamaDescriber:
 
     def __init__(self, settings: LLMSettings) -> None:
         self._settings = settings
-        self._line: OneRequestHTTP | None = None
+        self._lines: dict[LLMProvider, OneRequestHTTP] = {}
 
     def asks_about(self, candidate: Candidate) -> bool:
         """Return whether it is a model of Ollama's, on a host that may be asked."""
@@ -33,9 +33,9 @@ class OllamaDescriber:
 
     async def describe(self, candidates: Sequence[Candidate]) -> Mapping[str, ModelFacts]:
         """Return what Ollama says of its models; as in `Describer.describe`."""
-        if self._line is None:
-            self._line = await asyncio.to_thread(self._opened)
-        line = self._line
+        line = self._lines.get(LLMProvider.OLLAMA)
+        if line is None:  # whoever comes meanwhile takes the first one, too
+            line = self._lines.setdefault(LLMProvider.OLLAMA, await asyncio.to_thread(self._opened))
         limit_s = self._settings.learn_timeout_s
         try:
             async with asyncio.timeout(limit_s):
@@ -51,8 +51,8 @@ class OllamaDescriber:
 
     async def close(self) -> None:
         """Close the connections; idempotent."""
-        line, self._line = self._line, None
-        if line is not None:
+        lines, self._lines = self._lines, {}
+        for line in lines.values():
             await line.close()
 
     async def _described(

@@ -1,14 +1,18 @@
 """Recorded calls under another routing file, on both databases."""
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from app.bootstrap import build_llm_service
 from app.llm.errors import LLMUnavailable
 from app.llm.persistence import recorded
+from app.llm.settings import load_settings
 from app.llm.testing.client import ScriptedClient
+from app.llm.types import LLMCallContext
 from tests.unit.cli.conftest import Run
 
 IN_FORCE = (
@@ -22,7 +26,7 @@ NOBODY = IN_FORCE + "local_only: yes\nlocal_hosts: [elsewhere]\n"
 def history(
     signalbox: Run, client: ScriptedClient, monkeypatch: pytest.MonkeyPatch, on_each_database: str
 ) -> ScriptedClient:
-    """Five calls that the primary answered, one of them in another workspace, a hit, a failure and one that fell back."""
+    """Five calls that the primary answered, one of them in another workspace, a hit, a failure, a tool and one that fell back."""
     monkeypatch.setattr(recorded, "PAGE", 2)
     for name, text in (
         ("now", IN_FORCE),
@@ -36,11 +40,22 @@ def history(
         assert signalbox("chat", f"number {number}").code == 0
     signalbox("chat", "elsewhere", "--workspace", "other")
     signalbox("chat", "number 1")
+    asyncio.run(_effect())
     client.script += [LLMUnavailable("away")] * 2
     assert signalbox("chat", "fell back").code == 0
     client.script += [LLMUnavailable("away")] * 4
     assert signalbox("chat", "failed").code == 1
     return client
+
+
+async def _effect() -> None:
+    """Leave the run of a tool, which is no call."""
+
+    async def work() -> str:
+        return "done"
+
+    async with build_llm_service(load_settings(), client=ScriptedClient()) as llm:
+        await llm.once("k", "tool", {}, work, context=LLMCallContext(workspace_id="local"))
 
 
 def simulate(signalbox: Run, name: str, *options: str) -> dict[str, Any]:
@@ -83,6 +98,7 @@ def test_requests_that_are_not_stored_are_left_out(
     Path("same.yaml").write_text("")
     monkeypatch.setenv("LLM_STORE_PAYLOADS", "hash")
     signalbox("chat", "Hello")
+    asyncio.run(_effect())
     done = signalbox("simulate", "--config", "same.yaml")
     assert done.out.startswith("0 of 0 runs would move\n")
     assert "warning: 1 runs are left out" in done.err
