@@ -52,7 +52,7 @@ FIELDS: Mapping[type[Frozen], Mapping[str, Kind]] = {
     LLMRequest: _content(
         *("messages", "temperature", "top_p", "max_output_tokens", "stop", "seed", "thinking"),
         *("tools", "tool_choice", "response_format", "variants"),
-        **dict.fromkeys(("profile", "model", "constraints"), Kind.INTENT),
+        **dict.fromkeys(("profile", "model", "constraints", "asked_sha256"), Kind.INTENT),
         **dict.fromkeys(("idempotency_key", "cache", "timeout_s"), Kind.EXCLUDED),
         **dict.fromkeys(("force_new_execution", "metadata"), Kind.EXCLUDED),
     ),
@@ -101,7 +101,7 @@ def prompt_sha256(request: LLMRequest) -> str:
 
 
 def request_sha256(request: LLMRequest, *, prompt: str | None = None) -> str:
-    """Return the hash of the intent: the content, and which candidates may serve it. 64 hex digits.
+    """Return the hash of the intent: the content, and which candidates may serve it; or what was asked, if it says so.
 
     Args:
         request: What the caller wants.
@@ -110,6 +110,8 @@ def request_sha256(request: LLMRequest, *, prompt: str | None = None) -> str:
     Raises:
         LLMInvalidRequest: As in `prompt_sha256`.
     """
+    if request.asked_sha256 is not None:
+        return _digest("request", {"asked": request.asked_sha256})
     asked = request.constraints
     return _digest(
         "request",

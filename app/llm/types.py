@@ -143,6 +143,9 @@ class LLMRequest(Frozen):
     variants: Mapping[LLMProvider, RequestVariant] = Field(default_factory=dict)
     constraints: LLMConstraints = LLMConstraints()
     idempotency_key: str | None = Field(default=None, min_length=1, max_length=MAX_KEY_CHARS)
+    asked_sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+    """Under a key, what makes two requests the same, where the caller can tell it better than the fields do: of an agent,
+    what it asked, whoever was to answer then and is now. None: content, profile, model and constraints make them so."""
     cache: CacheMode = CacheMode.USE
     timeout_s: float | None = Field(default=None, gt=0, le=86_400)
     """Seconds for the whole call: queueing, every send, every wait."""

@@ -1,6 +1,7 @@
 """Pruning beside a caller: rows per second, memory, and the longest that the caller had to wait."""
 
 import asyncio
+import os
 import time
 from itertools import count
 from typing import Any
@@ -30,8 +31,10 @@ async def on_postgres(world: World, rows: int) -> dict[str, Any]:
 
 
 async def _beside_a_writer(world: World, url: str, rows: int) -> dict[str, Any]:
-    async with service(world, client=ScriptedClient(), database_url=url, **NO_MEMORY) as llm:
+    client = ScriptedClient()
+    async with service(world, client=client, database_url=url, **NO_MEMORY) as llm:
         await fill(url, 1, rows, keyed=False)
+        await asyncio.to_thread(os.sync)  # or the disk would still be busy with what filled the tables
         waits_s: list[float] = []
 
         async def write() -> None:
@@ -39,6 +42,7 @@ async def _beside_a_writer(world: World, url: str, rows: int) -> dict[str, Any]:
                 began_s = time.perf_counter()
                 await llm.chat(request(number))
                 waits_s.append(time.perf_counter() - began_s)
+                client.sent.clear()  # it would keep every request, and its memory would be counted
                 await asyncio.sleep(PAUSE_S)
 
         writer = asyncio.create_task(write())

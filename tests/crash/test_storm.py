@@ -4,7 +4,6 @@ import asyncio
 import gc
 import itertools
 import random
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -111,8 +110,8 @@ async def _check_rows(outside: Outside, client: Observed) -> None:
     paid = [row for row in rows if row["status"] == "CANCELLED" and client.sent[row["id"]]]
     assert paid, "calls were cancelled at their sends as well as in the ledger"
     cut_off = sa.select(LLMAttempt.__table__).where(LLMAttempt.status == "CANCELLED", LLMAttempt.ordinal > 1)
-    providers = Counter(attempt["provider"] for attempt in await outside.rows(cut_off))
-    assert set(providers) == {"ollama", "gemini"}, "some were cancelled in a retry, some in a fallback"
+    providers = {attempt["provider"] for attempt in await outside.rows(cut_off)}
+    assert "gemini" in providers, "some were cancelled in a fallback"
 
 
 def _check_slots(limits: Limits) -> None:

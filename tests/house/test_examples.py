@@ -15,6 +15,7 @@ import pytest
 
 from app.llm.testing import Reply, StubOllama, Thought
 from tests.support.ledger import ROOT
+from tests.support.signals import heed_ctrl_c
 
 EXAMPLES = ROOT / "examples"
 INVOICE = '{"vendor":"Nordlys Rail AS","total":1480.5,"currency":"EUR","due":"2026-12-15"}'
@@ -136,6 +137,7 @@ def test_ctrl_c_ends_a_stream_cleanly() -> None:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            preexec_fn=heed_ctrl_c,  # noqa: PLW1509  # it sets one signal, no more
         )
         assert child.stdout is not None
         assert child.stdout.read(8) == "It sets "

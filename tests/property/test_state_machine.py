@@ -38,6 +38,7 @@ from tests.support.rounds import ROUNDS, times
 
 T = TypeVar("T")
 DAY_S = 86_400.0
+WALKS = times(300, in_short=100)
 WORKSPACES, KEYS, OWNERS = ("w1", "w1", "w1", "w2"), ("k1", "k2"), ("one", "two")
 QUESTIONS = ("Which box?", "Which lamp?")
 CALLS = {
@@ -414,10 +415,10 @@ def walk(make: Callable[[], Executor], *, examples: int, monkeypatch: pytest.Mon
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.tried(times(300))
-def test_three_hundred_walks_on_sqlite_go_as_the_model_says(sqlite_url: str, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.tried(WALKS)
+def test_walks_on_sqlite_go_as_the_model_says(sqlite_url: str, monkeypatch: pytest.MonkeyPatch):
     """I1, I5, I8, I10, I12, I13, I15, I16, I18, I20: after every step of each walk."""
-    walk(lambda: Inline(sqlite_url), examples=times(300), monkeypatch=monkeypatch)
+    walk(lambda: Inline(sqlite_url), examples=WALKS, monkeypatch=monkeypatch)
 
 
 @pytest.mark.pg

@@ -219,4 +219,19 @@ AGENT_BREAKS = (
         "",
         "tests/unit/llm/test_calls.py::test_a_large_prompt_is_hashed_off_the_loop",
     ),
+    _agents(
+        "candidates-of-then-must-be-those-of-now",
+        "app/llm/pydanticai/model.py",
+        'fields["asked_sha256"] = self._asked_sha256(messages, settings, params, fields)',
+        "pass",
+        "tests/wire/test_resumed_agents.py::test_a_run_goes_on_with_other_candidates_than_it_began_with",
+        "tests/wire/test_resumed_agents.py::test_a_run_whose_second_model_answered_is_replayed_by_the_first",
+    ),
+    _agents(
+        "what-was-asked-does-not-count",
+        "app/llm/pydanticai/model.py",
+        "return prompt_sha256(LLMRequest(**{**fields, **dict(self._ablest.render(messages, settings, params))}))",
+        'return "0" * 64',
+        "tests/wire/test_resumed_agents.py::test_another_question_under_the_key_is_a_conflict_whoever_is_to_answer",
+    ),
 )

@@ -1,14 +1,15 @@
 """Agents that are repeated under one key: what is kept of their tools, and whose keys never meet."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import date
 from decimal import Decimal
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
-from pydantic import BaseModel, TypeAdapter
+from pydantic import AfterValidator, BaseModel, TypeAdapter
 from pydantic_ai import Agent, FunctionToolset, RunContext
 from pydantic_ai.exceptions import ApprovalRequired, ModelRetry, ToolFailed
 from pydantic_ai.messages import (
@@ -166,6 +167,24 @@ async def test_files_come_back_as_files() -> None:
         assert "BinaryImage" in repr(back)
 
 
+async def test_a_picture_that_a_tool_returned_is_shown_once_and_replayed(world: World) -> None:
+    picture = BinaryContent(data=b"\x89PNG\r\n\x1a\n", media_type="image/png")
+
+    def scan() -> Any:
+        """Scan the invoice."""
+        world.done.append("scan")
+        return ["page 1", picture]
+
+    world.gemini.script(Reply.tool_call("scan", {}), Reply.text("It is paid."))
+    model = PydanticAiLiteLLMModel(world.llm, model=MODELS["gemini"])
+    first = await world.agent(scan, model=model).run("Look.", metadata=RUN)
+    again = await world.agent(scan, model=model).run("Look.", metadata=RUN)
+    assert first.output == again.output == "It is paid."
+    assert (world.sends, world.done) == (2, ["scan"])
+    shown = str(world.gemini.requests[-1].body)
+    assert re.search(rf"inline_?[dD]ata.*{re.escape(picture.base64)}", shown), "as a picture, not as JSON"
+
+
 @pytest.mark.parametrize("provider", ["ollama", "gemini"])
 @pytest.mark.parametrize("streams", [False, True], ids=["whole", "streamed"])
 async def test_calls_are_named_alike_by_every_provider_whole_and_streamed(
@@ -261,6 +280,15 @@ async def test_what_cannot_be_recorded_is_refused_before_the_tool_or_after_it(wo
         await world.agent(pay).run("Pay.", metadata=RUN)
     failed = [row for row in await world.outside.runs() if row["provider"] == "tool"]
     assert [(row["status"], row["idem_slot"]) for row in failed] == [("FAILED", None)]
+
+    def refund(order: Annotated[Any, AfterValidator(lambda _: object())]) -> Any:
+        """Refund an order."""
+        world.done.append(order)
+
+    world.ollama.script(Reply.tool_call("refund", {"order": 1}))
+    with pytest.raises(LLMInvalidRequest, match="the arguments of refund cannot be recorded as JSON"):
+        await world.agent(refund).run("Refund.", metadata={**RUN, "idempotency_key": "k2"})
+    assert world.done == [1]
 
 
 async def test_a_tool_that_waits_for_an_approval_runs_once_it_has_it(world: World) -> None:

@@ -5,6 +5,7 @@ profile of one provider and hands them over in our terms; the router then picks 
 """
 
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
@@ -23,7 +24,7 @@ from pydantic_ai.profiles import (
 from pydantic_ai.settings import ModelSettings
 from pydantic_ai.tools import ToolDefinition
 
-from app.llm.candidates import Candidate
+from app.llm.candidates import Candidate, ProviderCaps
 from app.llm.messages import ResponseFormat, ToolChoice, ToolChoiceTool, ToolSpec
 from app.llm.pydanticai.internals import resolve_tool_choice
 from app.llm.pydanticai.messages import neutral_messages, refuse_speech_without_words
@@ -192,6 +193,18 @@ class Lane(Model[Any]):
         if prepared.output_mode == "prompted" and self._can_json:
             return ResponseFormat(type="json_object")
         return None
+
+
+def ablest() -> Lane:
+    """Return a lane that leaves nothing of a request out, whichever candidates there are."""
+    can_all = ProviderCaps(
+        **dict.fromkeys((name for name in ProviderCaps.model_fields if name.startswith("supports_")), True),
+        max_context_tokens=sys.maxsize,
+    )
+    return Lane(
+        LLMProvider.GEMINI,
+        [Candidate(provider=LLMProvider.GEMINI, model="any", caps=can_all, local=True, identity="")],
+    )
 
 
 def meet(lanes: Iterable[Lane]) -> ModelProfile:

@@ -22,12 +22,13 @@ from pydantic_ai.usage import RequestUsage
 from app.llm.candidates import Candidate
 from app.llm.checks import Check
 from app.llm.errors import LLMInvalidRequest, LLMNoCandidate, LLMProviderError
+from app.llm.fingerprint import prompt_sha256
 from app.llm.needs import needs_by_provider
 from app.llm.pydanticai.answers import model_response
 from app.llm.pydanticai.checking import DeclaredCheck
 from app.llm.pydanticai.failures import model_error
 from app.llm.pydanticai.internals import get_current_run_context
-from app.llm.pydanticai.lanes import Lane, meet
+from app.llm.pydanticai.lanes import Lane, ablest, meet
 from app.llm.pydanticai.settings import request_fields, warn_about_unhonoured
 from app.llm.pydanticai.spans import name_answer, request_span
 from app.llm.pydanticai.steps import agent_facts, agreed, answered_before, named_by, step_facts, step_key
@@ -73,8 +74,9 @@ class PydanticAiLiteLLMModel(Model[Any]):
 
     Whom a request belongs to is said by `context`, by `llm_` model settings or by the metadata of the agent run
     (`workspace_id`, `pipeline_run_id`, `stage`, `idempotency_key`); two that disagree are refused. With a key, a run
-    that is repeated replays the steps that were finished. Its prompts must not hold a clock or random text, and two
-    runs under one key need agents of different names.
+    that is repeated replays the steps that were finished, whoever answered them: what the agent asks must be the same,
+    the candidates may be others by then. Its prompts must not hold a clock or random text, and two runs under one key
+    need agents of different names.
     """
 
     def __init__(  # noqa: PLR0913  # all but the first have a default
@@ -122,6 +124,7 @@ class PydanticAiLiteLLMModel(Model[Any]):
         }
         self._warned: set[str] = set()
         self._lanes_of: tuple[tuple[Candidate, ...], list[Lane]] = ((), [])
+        self._ablest: Lane | None = None
 
     @property
     def model_name(self) -> str:
@@ -288,11 +291,27 @@ class PydanticAiLiteLLMModel(Model[Any]):
             }
             usual = next(iter(renderings.values()))
             variants = {provider: other for provider, other in renderings.items() if other != usual}
+            if key is not None:
+                fields["asked_sha256"] = self._asked_sha256(messages, settings, params, fields)
             return LLMRequest(**{**fields, **dict(usual), "variants": variants})
         except ValidationError as error:
             faults = error.errors(include_url=False, include_input=False)
             told = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in faults)
             raise LLMInvalidRequest(f"no candidate can serve this request: {told}") from None
+
+    def _asked_sha256(
+        self,
+        messages: list[ModelMessage],
+        settings: ModelSettings,
+        params: ModelRequestParameters,
+        fields: dict[str, Any],
+    ) -> str:
+        """Return the hash of what the agent asks: a run goes on under its key with other candidates, too."""
+        if self._ablest is None:
+            self._ablest = ablest()
+        return prompt_sha256(
+            LLMRequest(**{**fields, **dict(self._ablest.render(messages, settings, params))})
+        )
 
     def _candidates(self, fields: dict[str, Any]) -> tuple[Candidate, ...]:
         try:

@@ -15,6 +15,7 @@ from app.cli import main, options, runs
 from app.llm.persistence import models
 from app.llm.testing import StubOllama
 from app.llm.types import CacheMode, LLMProfile
+from tests.support.signals import heed_ctrl_c
 
 HEAVY = {"litellm", "pydantic_ai", "sqlalchemy", "jsonschema", "app.llm", "app.bootstrap"}
 SIGNALBOX = (sys.executable, "-m", "app")
@@ -74,11 +75,6 @@ def test_words_of_options_are_those_of_the_library() -> None:
     assert set(get_args(runs.Status)) == states
 
 
-def _heed_ctrl_c() -> None:
-    """A shell without job control lets its background jobs ignore Ctrl-C, and their children with them."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 def test_ctrl_c_is_130_and_the_run_is_settled(ollama: StubOllama) -> None:
     gate = ollama.hold()
     child = subprocess.Popen(
@@ -86,7 +82,7 @@ def test_ctrl_c_is_130_and_the_run_is_settled(ollama: StubOllama) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=environment(),
-        preexec_fn=_heed_ctrl_c,  # noqa: PLW1509  # it sets one signal, no more
+        preexec_fn=heed_ctrl_c,  # noqa: PLW1509  # it sets one signal, no more
     )
     ollama.wait_for_sends(1, timeout_s=30)
     child.send_signal(signal.SIGINT)

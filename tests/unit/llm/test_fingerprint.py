@@ -106,6 +106,7 @@ INTENTS: dict[str, Any] = {
     "profile": LLMProfile.FAST,
     "model": "ollama:llama3.2",
     "constraints": LLMConstraints(local_only=True),
+    "asked_sha256": "a" * 64,
 }
 requests = st.builds(LLMRequest, **CONTENT_VALUES)
 
@@ -161,6 +162,13 @@ def test_intent_changes_the_request_hash_only(request: LLMRequest, name: str):
     changed = request.model_copy(update={name: INTENTS[name]})
     assert prompt_sha256(changed) == prompt_sha256(request)
     assert request_sha256(changed) != request_sha256(request)
+
+
+def test_what_a_caller_says_was_asked_decides_alone_whether_requests_under_a_key_are_the_same():
+    said = ask(Message.user("hi"), asked_sha256="a" * 64)
+    elsewhere = ask(Message.user("Hi!"), asked_sha256="a" * 64, model="ollama:other")
+    assert request_sha256(said) == request_sha256(elsewhere)
+    assert prompt_sha256(said) != prompt_sha256(elsewhere)
 
 
 def backwards(value: Any) -> Any:
