@@ -289,8 +289,9 @@ class TokenUsage(Frozen):
 
     input_tokens: int | None = None
     output_tokens: int | None = None
-    cached_input_tokens: int | None = None
-    """Of the input tokens, those that the provider had kept from an earlier prompt and read cheaper."""
+    """With those of the reasoning, which providers bill as output."""
+    cached_input_tokens: int | None = Field(default=None, exclude_if=lambda count: count is None)
+    """Those of the input that the provider read from its own cache, at its lower price."""
 
     @property
     def total_tokens(self) -> int | None:

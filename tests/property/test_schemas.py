@@ -78,6 +78,7 @@ def test_losses_name_each_schema_of_a_request():
     assert {(loss.schema, loss.dialect.value) for loss in losses(request)} == {
         ("response_format", "ollama_format"), ("response_format", "gemini_json_schema"),
         ("response_format", "gemini_openapi"), ("tools/b", "ollama_tools"), ("tools/b", "gemini_tools"),
+        ("response_format", "anthropic_format"),
     }  # fmt: skip
 
 

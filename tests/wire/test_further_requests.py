@@ -14,8 +14,10 @@ from app.llm.messages import (
     ToolChoiceTool,
     ToolResultPart,
 )
+from app.llm.providers import known
 from app.llm.testing import Reply
 from app.llm.types import LLMRequest
+from app.llm.wire.exchange import Exchange
 from tests.wire.corpus import REQUESTS, asks
 from tests.wire.further import FURTHER, KEY, OF_OPENAI, rig_on
 from tests.wire.pairs import ended
@@ -116,6 +118,20 @@ async def test_the_key_travels_in_its_header_and_nowhere_else(provider: str, mon
     assert held == [FURTHER[provider].header]
     assert KEY.encode() not in sent.raw
     assert "another-account" not in str(sent)
+
+
+async def test_a_server_that_wants_no_key_gets_none_of_the_environment(monkeypatch: pytest.MonkeyPatch):
+    """As a provider of a user's own may be one; LiteLLM would send it the key of another account."""
+    monkeypatch.setenv("OPENAI_API_KEY", "another-account")
+    async with rig_on("openai") as rig:
+        options = known()[rig.candidate.provider].call_options(rig.client._settings, "gpt-4.1-mini", asks())
+        del options["api_key"]
+        lane = rig.client._lanes.of[rig.candidate.provider]  # type: ignore[union-attr]
+        exchange = Exchange(max_bytes=10_000, on_send=lambda: None)
+        with pytest.raises(Exception, match="AuthenticationError"):
+            await lane.send(rig.candidate, options, exchange)
+        assert exchange.status == 401
+        assert "another-account" not in str(rig.stub.requests[-1].headers)
 
 
 @pytest.mark.parametrize("listened", [False, True])

@@ -71,6 +71,7 @@ def tool_call(part: ToolCallPart, provider: str) -> pai.ToolCallPart:
 def _usage(tokens: TokenUsage, cost_usd: float | None) -> RequestUsage:
     return RequestUsage(
         input_tokens=tokens.input_tokens or 0,
+        cache_read_tokens=tokens.cached_input_tokens or 0,
         output_tokens=tokens.output_tokens or 0,
         cost=None if cost_usd is None else Decimal(str(cost_usd)),
     )
