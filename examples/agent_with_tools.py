@@ -1,14 +1,12 @@
 """An agent that calls a tool; each of its requests is a row of the ledger, and a second start replays them all."""
 
-import asyncio
-
 from pydantic_ai import Agent
 from pydantic_ai.messages import ModelResponse
 
 from app.bootstrap import build_llm_service
 from app.llm.pydanticai import PydanticAiLiteLLMModel
 
-from provider import provider
+from provider import provider, run
 
 NOK = {"EUR": 11.62, "USD": 10.05}
 
@@ -41,4 +39,4 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    run(main())

@@ -4,7 +4,6 @@ Start it twice. The first start dies by SIGKILL as soon as the tool's result is 
 first request and the tool, pays for the second request only, and says so; a third pays for nothing.
 """
 
-import asyncio
 import os
 import signal
 from pathlib import Path
@@ -16,7 +15,7 @@ from app.bootstrap import build_llm_service
 from app.llm import LLMService
 from app.llm.pydanticai import PydanticAiLiteLLMModel, RecordedToolset
 
-from provider import provider
+from provider import provider, run
 
 SENT = Path("invoices.txt")
 sent_now: list[str] = []
@@ -30,7 +29,7 @@ def send_invoice(customer: str) -> str:
     return f"sent to {customer}"
 
 
-async def run(llm: LLMService) -> list[ModelResponse]:
+async def bill(llm: LLMService) -> list[ModelResponse]:
     """Run the agent under its key, and die between two steps if the invoice was sent by this very process."""
     agent = Agent(
         PydanticAiLiteLLMModel(llm, profile="balanced"),
@@ -65,8 +64,8 @@ async def main() -> None:
     with provider() as settings:
         async with build_llm_service(settings) as llm:
             with llm.scope(workspace_id="examples", stage="billing"):
-                tell(await run(llm))
+                tell(await bill(llm))
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    run(main())

@@ -1,13 +1,12 @@
 """Three stages inside the caller's unit of work, which fails the first time: what is paid again, and what is not.
 
-`python examples/pipeline.py`: the ledger commits on connections of its own (autonomous). The caller's rollback leaves
+`.venv/bin/python examples/pipeline.py`: the ledger commits on connections of its own (autonomous). The caller's rollback leaves
 the answers alone; the second try replays all three.
-`python examples/pipeline.py --joined`: the ledger writes in the caller's transaction. The rollback takes the record of
+`.venv/bin/python examples/pipeline.py --joined`: the ledger writes in the caller's transaction. The rollback takes the record of
 three paid calls along; the second try pays for them again.
 """
 
 import argparse
-import asyncio
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -17,7 +16,7 @@ from app.db.engine import build_engine
 from app.db.unit_of_work import unit_of_work
 from app.llm import LLMRequest, LLMService, Message, ResponseFormat
 
-from provider import provider
+from provider import provider, run
 
 LETTER = "Nordlys Rail AS writes: the track sensors arrived broken. We want our 1480.50 EUR back."
 KIND = ResponseFormat.of_schema(
@@ -43,15 +42,13 @@ class BadDay(Exception):
     """The caller's own code fails after the stages."""
 
 
-async def ask(llm: LLMService, stage: str, prompt: str, form: ResponseFormat | None = None) -> str:
+async def ask(llm: LLMService, key: str, prompt: str, form: ResponseFormat | None = None) -> str:
     """Return the answer of one stage; its key keeps it from being paid twice."""
+    stage = key.rpartition("/")[2]
     with llm.scope(stage=stage):
         reply = await llm.chat(
             LLMRequest(
-                messages=(Message.user(prompt),),
-                profile="fast",
-                response_format=form,
-                idempotency_key=f"letter-1/{stage}",
+                messages=(Message.user(prompt),), profile="fast", response_format=form, idempotency_key=key
             )
         )
     print(f"  {stage}: {reply.served_from}, {reply.text}")
@@ -63,10 +60,11 @@ async def handle(llm: LLMService, own: AsyncEngine, *, joined: bool, fails: bool
     async with unit_of_work(own) as session:
         await session.execute(sa.delete(LETTERS).where(LETTERS.c.id == 1))
         stages = llm.joined(session) if joined else llm
-        with stages.scope(workspace_id="examples", pipeline_run_id="letter-1"):
-            kind = await ask(stages, "classify", f"What is this letter? {LETTER}", KIND)
-            summary = await ask(stages, "summarise", f"Summarise in one sentence: {LETTER}")
-            reply = await ask(stages, "reply", f"Answer this {kind} politely: {summary}")
+        name = f"letter-1/{'joined' if joined else 'autonomous'}"
+        with stages.scope(workspace_id="examples", pipeline_run_id=name):
+            kind = await ask(stages, f"{name}/classify", f"What is this letter? {LETTER}", KIND)
+            summary = await ask(stages, f"{name}/summarise", f"Summarise in one sentence: {LETTER}")
+            reply = await ask(stages, f"{name}/reply", f"Answer this {kind} politely: {summary}")
         await session.execute(sa.insert(LETTERS).values(id=1, kind=kind, reply=reply))
         if fails:
             raise BadDay
@@ -99,4 +97,4 @@ if __name__ == "__main__":
     parser.add_argument(
         "--joined", action="store_true", help="let the ledger write in the caller's transaction"
     )
-    asyncio.run(main(joined=parser.parse_args().joined))
+    run(main(joined=parser.parse_args().joined))

@@ -1,16 +1,15 @@
 """An answer on the terminal as it arrives: thoughts apart from the text, then tokens, cost and route. Ctrl-C ends it.
 
-`python examples/stream_to_terminal.py What does a signal box do?`; with `--think` the model is asked to show its thoughts.
+`.venv/bin/python examples/stream_to_terminal.py What does a signal box do?`; with `--think` the model is asked to show its thoughts.
 """
 
 import argparse
-import asyncio
 import sys
 
 from app.bootstrap import build_llm_service
 from app.llm import LLMRequest, LLMResponse, Message, TextDelta, ThinkingDelta
 
-from provider import provider
+from provider import provider, run
 
 INTERRUPTED = 130
 """What shells expect of a program that Ctrl-C ended: 128 and the number of SIGINT."""
@@ -61,7 +60,7 @@ if __name__ == "__main__":
     parser.add_argument("--think", action="store_true", help="ask for thoughts, of a model that has them")
     options = parser.parse_args()
     try:
-        asyncio.run(main(" ".join(options.question), think=options.think))
+        run(main(" ".join(options.question), think=options.think))
     except KeyboardInterrupt:
         print("\nstopped; the ledger keeps what had arrived: signalbox runs list --status cancelled")
         sys.exit(INTERRUPTED)

@@ -1,6 +1,5 @@
 """An agent that returns a typed object; the second start of this program replays the answer instead of paying again."""
 
-import asyncio
 from datetime import date
 
 from pydantic import BaseModel
@@ -9,7 +8,7 @@ from pydantic_ai import Agent
 from app.bootstrap import build_llm_service
 from app.llm.pydanticai import PydanticAiLiteLLMModel
 
-from provider import provider
+from provider import provider, run
 
 LETTER = (
     "Vendor: Nordlys Rail AS. Thank you for your order of 12 track sensors. Total: 1480.50 EUR, due 2026-12-15, "
@@ -44,4 +43,4 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    run(main())

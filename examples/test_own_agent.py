@@ -1,4 +1,4 @@
-"""How to test an agent of your own: `pytest examples/test_own_agent.py`. Real sockets, a real ledger, no model, no bill."""
+"""How to test an agent of your own: `.venv/bin/pytest examples/test_own_agent.py`. Real sockets, a real ledger, no model, no bill."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator

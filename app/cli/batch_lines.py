@@ -28,9 +28,10 @@ class Defaults:
     """Of lines that no other source gives one."""
 
     def digest(self) -> bytes:
-        """Return what the answers depend on, hashed into every key."""
+        """Return what the answers depend on and whose they are, hashed into every key."""
         free = {name: value for name, value in self.fields.items() if name not in {"cache", "timeout_s"}}
-        return orjson.dumps([free, self.system, self.local_only], option=orjson.OPT_SORT_KEYS)
+        said = [free, self.system, self.local_only, self.workspace]
+        return orjson.dumps(said, option=orjson.OPT_SORT_KEYS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

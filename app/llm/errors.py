@@ -28,7 +28,7 @@ LLMError
 │   ├── LLMInvalidOutput          an answer that the caller's check refused
 │   ├── LLMInternal               a defect of the client library or of ours
 │   └── LLMUnknown                anything else
-├── LLMCancelled                  the caller went away; recorded on the row, never raised
+├── LLMCancelled                  the caller went away; recorded on the row, raised to readers of a closed stream
 ├── LLMEffectFailed               the work of an effect raised; recorded on the row, never raised
 ├── LLMFenced                     another run took the key over; the own answer is attached
 └── LLMLedgerError                the database side
@@ -281,7 +281,7 @@ class LLMUnknown(LLMProviderError):
 
 
 class LLMCancelled(LLMError):
-    """The caller went away. It stands on the row; the caller itself sees its own CancelledError."""
+    """The caller went away; it sees its own CancelledError. Raised where a stream is read that somebody else closed."""
 
     code = "cancelled"
 

@@ -73,8 +73,10 @@ class Stages(ABC):
 
         Raises:
             LLMError: The first failure, with `raise`.
-            ValueError: `concurrency` is less than 1.
+            ValueError: `concurrency` is less than 1, or `on_error` is another word.
         """
+        if on_error not in {"raise", "return"}:
+            raise ValueError(f"on_error is {on_error!r}; it must be 'raise' or 'return'")
         total = len(requests) if isinstance(requests, Sized) else None
         outcomes: dict[int, Outcome] = {}
         failed = 0

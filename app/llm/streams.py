@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from app.llm.deltas import Answering, Delta, Tell, deltas_of
+from app.llm.errors import LLMCancelled, LLMContractError
 from app.llm.types import LLMResponse
 
 ROOM = 16
@@ -30,6 +31,7 @@ class LLMStream:
         self._passage = _Passage()
         self._task: asyncio.Task[LLMResponse] | None = None
         self._response: LLMResponse | None = None
+        self._read = False
         self._over = False
 
     @property
@@ -70,14 +72,28 @@ class LLMStream:
 
         Raises:
             LLMError: As `LLMService.chat`; one after the first delta is final.
+            LLMCancelled: Somebody else closed the service or the stream; the reader itself was not cancelled.
+            LLMContractError: Another task waits for the next delta already.
         """
         if self._over:
             raise StopAsyncIteration
+        if self._read:
+            raise LLMContractError("another task reads this stream: let one read it and share what it reads")
         task = self._begin()
-        delta = await self._passage.taken()
+        self._read = True
+        try:
+            delta = await self._passage.taken()
+        finally:
+            self._read = False
         if delta is not None:
             return delta
+        closed = "stream" if self._over else "service"
         self._over = True
+        if task.cancelled():
+            raise LLMCancelled(
+                f"the {closed} was closed while the answer was read; what had arrived is recorded",
+                possibly_paid=self._passage.whole is None,
+            )
         self._response = task.result()
         return self._response
 

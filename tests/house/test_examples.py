@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -54,45 +54,37 @@ def test_an_agent_with_tools_asks_the_provider_that_is_named() -> None:
     assert [line.split(",")[0] for line in told[2:]] == ["request 1: live", "request 2: live"]
 
 
-PIPELINES = [
-    ("autonomous", "sqlite"),
-    ("joined", "sqlite"),
-    pytest.param("autonomous", "postgres", marks=pytest.mark.pg),
-    pytest.param("joined", "postgres", marks=pytest.mark.pg),
-]
+DATABASES = ["sqlite", pytest.param("postgres", marks=pytest.mark.pg)]
 
 
-@pytest.mark.parametrize(("mode", "database"), PIPELINES)
+@pytest.mark.parametrize("database", DATABASES)
 def test_a_pipeline_pays_again_only_for_what_its_own_transaction_forgot(
     request: pytest.FixtureRequest,
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
-    mode: str,
     database: str,
 ) -> None:
-    """The first in a process of its own, the others in this one, which has loaded what takes long."""
-    options = ["--joined"] if mode == "joined" else []
+    """Both modes in one folder; the very first in a process of its own, the others in this one, which is faster."""
     if database == "postgres":
         monkeypatch.setenv("LLM_DATABASE_URL", request.getfixturevalue("pg_empty_url"))
         monkeypatch.setenv("LLM_AUTO_MIGRATE", "true")
-    if (mode, database) == PIPELINES[0]:
-        told = example("pipeline", *options)
-    else:
-        monkeypatch.setattr(sys, "argv", ["pipeline.py", *options])
-        monkeypatch.syspath_prepend(EXAMPLES)
-        runpy.run_path(str(EXAMPLES / "pipeline.py"), run_name="__main__")
-        told = capfd.readouterr().out.splitlines()
-    served = [line.split()[1].rstrip(",") for line in told if line.startswith("  ")]
-    assert served == ["live"] * 3 + (["live"] if mode == "joined" else ["replay"]) * 3
-    assert [line for line in told if not line.startswith("  ")] == [
-        f"first try, {mode}:",
-        "rolled back",
-        f"second try, {mode}:",
-        "committed",
-    ]
-
-
-DATABASES = ["sqlite", pytest.param("postgres", marks=pytest.mark.pg)]
+    monkeypatch.syspath_prepend(EXAMPLES)
+    for mode, again in (("autonomous", "replay"), ("joined", "live")):
+        options = ["--joined"] if mode == "joined" else []
+        if (mode, database) == ("autonomous", "sqlite"):
+            told = example("pipeline", *options)
+        else:
+            monkeypatch.setattr(sys, "argv", ["pipeline.py", *options])
+            runpy.run_path(str(EXAMPLES / "pipeline.py"), run_name="__main__")
+            told = capfd.readouterr().out.splitlines()
+        served = [line.split()[1].rstrip(",") for line in told if line.startswith("  ")]
+        assert served == ["live"] * 3 + [again] * 3
+        assert [line for line in told if not line.startswith("  ")] == [
+            f"first try, {mode}:",
+            "rolled back",
+            f"second try, {mode}:",
+            "committed",
+        ]
 
 
 @pytest.mark.parametrize("database", DATABASES)
@@ -151,6 +143,50 @@ def test_ctrl_c_ends_a_stream_cleanly() -> None:
     assert [run["status"] for run in json.loads(listed)] == ["CANCELLED"]
 
 
+def fails(name: str, *, closed: Callable[[], None] = lambda: None, **variables: str) -> str:
+    """Return the one line that an example ends with; its output is closed once it has begun, which `closed` is told."""
+    with subprocess.Popen(
+        [sys.executable, str(EXAMPLES / f"{name}.py")],
+        env={**os.environ, "PYTHONPATH": str(ROOT), **variables},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as child:
+        assert child.stdout is not None
+        assert child.stderr is not None
+        child.stdout.read(1)
+        child.stdout.close()
+        closed()
+        (line,) = child.stderr.read().splitlines()
+    assert child.returncode == 1
+    return line
+
+
+@pytest.mark.parametrize("name", ["structured_extraction", "stream_to_terminal"])
+def test_an_example_without_its_provider_says_so_in_one_line(name: str) -> None:
+    line = fails(name, LLM_OLLAMA_API_BASE="http://127.0.0.1:9")
+    assert line.startswith("ollama:llama3.2 does not answer at http://127.0.0.1:9: start it with")
+
+
+@pytest.mark.pg
+def test_an_example_without_its_tables_says_so_in_one_line(pg_empty_url: str) -> None:
+    line = fails("pipeline", LLM_OLLAMA_API_BASE="http://127.0.0.1:9", LLM_DATABASE_URL=pg_empty_url)
+    assert "signalbox migrate" in line
+
+
+def test_an_example_with_a_wrong_setting_says_so_in_one_line() -> None:
+    line = fails("pipeline", LLM_OLLAMA_API_BASE="http://127.0.0.1:9", LLM_DATABASE_URL="nonsense")
+    assert line.startswith("LLM_DATABASE_URL=********: not a database URL")
+
+
+def test_a_stream_whose_output_is_closed_says_so_in_one_line() -> None:
+    with StubOllama() as stub:
+        gate = stub.gate()
+        stub.script(Reply.stream("It ", gate, "sets ", "points."))
+        line = fails("stream_to_terminal", closed=gate.release, LLM_OLLAMA_API_BASE=stub.base_url)
+    assert line == "stopped: nobody reads the output any more"
+
+
 def test_the_tests_of_an_own_agent_pass() -> None:
     done = start(
         *("-m", "pytest", "-q", "-c", os.devnull, "-p", "no:cacheprovider", "-p", "no:asyncio"),
@@ -169,6 +205,11 @@ def test_every_example_is_run_here_and_named_in_the_readme() -> None:
     }
     section = (ROOT / "README.md").read_text().split("\n## Examples\n", 1)[1].split("\n## ", 1)[0]
     assert [name for name in sorted(names - {"provider"}) if f"examples/{name}.py" not in section] == []
+    commands = re.findall(r"(?:`|\$ )(\S*\b(?:python|pytest|signalbox)) ", section)
+    assert {"python", "pytest", "signalbox"} == {each.removeprefix(".venv/bin/") for each in commands}
+    assert [each for each in commands if not each.startswith(".venv/bin/")] == [], (
+        "as `make install` leaves them"
+    )
 
 
 # -- the blocks of the README

@@ -24,7 +24,7 @@ DURABLE_BREAKS = (
         RECORDED,
         "if step is None:",
         "if step is not None:",
-        (AGENTS + "a_repeated_run_sends_nothing_runs_no_tool_and_says_the_same[text]",),
+        (AGENTS + "a_repeated_run_sends_nothing_runs_no_tool_and_says_the_same[sqlite-text]",),
     ),
     Break(
         "arguments-are-not-compared",
@@ -131,7 +131,7 @@ DURABLE_BREAKS = (
         RECORDED,
         "except ModelRetry as retry:",
         "except ModelRetry as retry:\n        if name:\n            raise",
-        (AGENTS + "what_a_tool_tells_the_model_by_raising_is_a_result_too[retry]",),
+        (AGENTS + "what_a_tool_tells_the_model_by_raising_is_a_result_too[sqlite-retry]",),
     ),
     Break(
         "tool-return-is-a-plain-value",
@@ -163,7 +163,7 @@ DURABLE_BREAKS = (
         "app/llm/pydanticai/streams.py",
         "final = model_response(response, self._step)",
         "final = model_response(response)",
-        (AGENTS + "calls_are_named_alike_by_every_provider_whole_and_streamed[streamed-ollama]",),
+        (AGENTS + "calls_are_named_alike_by_every_provider_whole_and_streamed[sqlite-streamed-ollama]",),
     ),
     Break(
         "conflict-does-not-say-where",

@@ -69,15 +69,15 @@ def providers() -> Iterator[tuple[StubOllama, StubGemini]]:
 
 
 @pytest.fixture
-async def world(providers: tuple[StubOllama, StubGemini], sqlite_url: str) -> AsyncIterator[World]:
+async def world(providers: tuple[StubOllama, StubGemini], db_url: str) -> AsyncIterator[World]:
     ollama, gemini = providers
     settings = load_settings(
         ollama_api_base=ollama.base_url,
         gemini_api_base=gemini.base_url,
         gemini_api_key="stub-key",
-        database_url=sqlite_url,
+        database_url=db_url,
     )
-    outside = Outside(sqlite_url)
+    outside = Outside(db_url)
     async with build_llm_service(settings) as llm:
         yield World(llm=llm, ollama=ollama, gemini=gemini, outside=outside)
     await outside.close()

@@ -10,6 +10,7 @@ from pydantic_ai.messages import ModelResponse, ModelResponseStreamEvent
 from pydantic_ai.models import ModelRequestParameters, StreamedResponse
 
 from app.llm.deltas import Delta, TextDelta, ThinkingDelta, parts_of
+from app.llm.errors import LLMCancelled
 from app.llm.messages import ToolCallPart
 from app.llm.pydanticai.answers import model_response, tool_call
 from app.llm.pydanticai.spans import name_answer, request_span
@@ -63,6 +64,10 @@ class LiveStreamedResponse(StreamedResponse):
     async def close_stream(self) -> None:
         """End the call, and with it the provider's connection."""
         await self._stream.aclose()
+
+    def get_stream_cancel_errors(self) -> tuple[type[BaseException], ...]:
+        """Return what `cancel()` makes of a read that is under way, which then just ends."""
+        return (LLMCancelled,)
 
     def get(self) -> ModelResponse:
         """Return what has arrived, and after the end the answer with the parts that the ledger holds."""

@@ -202,7 +202,10 @@ def test_lines_that_were_added_at_the_end_are_all_that_a_resumed_batch_sends(
     assert asked(client) == ["a", "b", "c"]
 
 
-@pytest.mark.parametrize("change", ["a line", "a line with a key", "an option", "fewer lines"])
+OPTIONS = {"an option": ("--temperature", "0.5"), "the workspace": ("--workspace", "other")}
+
+
+@pytest.mark.parametrize("change", ["a line", "a line with a key", "fewer lines", *OPTIONS])
 def test_results_of_other_lines_are_not_taken_for_these(
     signalbox: Run, client: ScriptedClient, change: str
 ) -> None:
@@ -212,9 +215,9 @@ def test_results_of_other_lines_are_not_taken_for_these(
     before = OUT.read_bytes()
     if change == "fewer lines":
         prompts("a")
-    elif change != "an option":
+    elif change not in OPTIONS:
         wrote({"prompt": "A", **key}, {"prompt": "b"})
-    done = batch(signalbox, "--resume", *(("--temperature", "0.5") if change == "an option" else ()))
+    done = batch(signalbox, "--resume", *OPTIONS.get(change, ()))
     assert done.code == 2
     assert "was another one when its answer was written: in.jsonl or the options have changed" in done.told
     assert (OUT.read_bytes(), client.sends) == (before, 2)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from typing import Literal, cast
 
 import pytest
 
@@ -140,6 +141,14 @@ async def test_requests_are_taken_as_calls_end_and_no_further_ahead(sqlite_url: 
         outcomes = await llm.map(taking() if kind == "iterator" else arriving(), concurrency=4, progress=told)
     assert texts(outcomes) == [str(number) for number in range(40)]
     assert max(ahead) == 4
+
+
+async def test_another_word_for_on_error_is_refused_and_nothing_is_sent(sqlite_url: str):
+    client = ScriptedClient()
+    async with service(sqlite_url, client) as llm:
+        with pytest.raises(ValueError, match="on_error is 'raize'; it must be 'raise' or 'return'"):
+            await llm.map(numbered(2), on_error=cast(Literal["raise"], "raize"))
+    assert client.sends == 0
 
 
 async def test_nothing_asked_is_nothing_answered(sqlite_url: str):

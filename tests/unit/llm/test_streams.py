@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from app.llm.deltas import Delta, TextDelta, ThinkingDelta, ToolCallDelta, deltas_of, parts_of
-from app.llm.errors import LLMInvalidRequest, LLMTimeout, LLMUnavailable
+from app.llm.errors import LLMCancelled, LLMContractError, LLMInvalidRequest, LLMTimeout, LLMUnavailable
 from app.llm.messages import TextPart, ThinkingPart, ToolCallPart
 from app.llm.ports import ProviderReply
 from app.llm.service import LLMService
-from app.llm.streams import ROOM
+from app.llm.streams import ROOM, LLMStream
 from app.llm.testing.client import ScriptedClient, Told, text_reply
 from app.llm.types import FinishReason, LLMRequest, LLMResponse, ServedFrom, TokenUsage
 from tests.support.ledger import Outside, request
@@ -199,8 +199,40 @@ async def test_a_service_that_closes_ends_its_streams(db_url: str, outside: Outs
         stream = llm.stream(request())
         await anext(stream)
     assert (await outside.runs())[0]["status"] == "CANCELLED"
-    with pytest.raises(asyncio.CancelledError):
+    with pytest.raises(LLMCancelled):
         await anext(stream)
+
+
+@pytest.mark.parametrize("closed", ["service", "stream"])
+async def test_who_waits_for_a_stream_that_somebody_closes_is_told_and_not_cancelled(
+    sqlite_url: str, closed: str
+):
+    async with service(sqlite_url, ScriptedClient([Told(deltas=HELLO)])) as llm:
+        stream = llm.stream(request())
+        for _ in HELLO:
+            await anext(stream)
+        reader = asyncio.create_task(read(stream))
+        await asyncio.sleep(0)
+        await (llm.close() if closed == "service" else stream.aclose())
+        with pytest.raises(LLMCancelled, match=f"the {closed} was closed while") as caught:
+            await reader
+        assert caught.value.possibly_paid
+        assert [item async for item in stream] == []
+
+
+async def read(stream: LLMStream) -> Delta | LLMResponse:
+    return await anext(stream)
+
+
+async def test_a_second_reader_of_a_stream_is_refused_and_the_first_goes_on(sqlite_url: str):
+    async with service(sqlite_url, ScriptedClient([ANSWERED])) as llm, llm.stream(request()) as stream:
+        reader = asyncio.create_task(read(stream))
+        await asyncio.sleep(0)
+        with pytest.raises(LLMContractError, match="another task reads this stream"):
+            await anext(stream)
+        heard = [await reader, *[item async for item in stream]]
+    assert tuple(heard[:-1]) == HELLO
+    assert isinstance(heard[-1], LLMResponse)
 
 
 async def test_a_stream_that_was_closed_before_it_began_sends_nothing(db_url: str):

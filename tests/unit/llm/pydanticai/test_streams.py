@@ -1,5 +1,6 @@
 """Agents that stream: events while the provider answers, and the same message in the end as without."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -8,10 +9,12 @@ from pydantic_ai.direct import model_request, model_request_stream
 from pydantic_ai.exceptions import ModelConnectionError
 from pydantic_ai.messages import FinalResultEvent, ModelRequest, ModelResponse, PartDeltaEvent, PartStartEvent
 
+from app.llm.deltas import Tell, TextDelta
 from app.llm.errors import LLMKeyConflict, LLMUnavailable
 from app.llm.messages import ThinkingPart
 from app.llm.pydanticai import PydanticAiLiteLLMModel
-from app.llm.types import ServedFrom
+from app.llm.streams import LLMStream
+from app.llm.types import LLMResponse, ServedFrom
 from tests.unit.llm.pydanticai.scripted import (
     GEMINI,
     PARIS,
@@ -121,3 +124,33 @@ async def test_a_stream_that_is_cancelled_ends_its_call() -> None:
         await anext(aiter(stream))
         await stream.cancel()
         assert [event async for event in stream] == [] or stream.get().state != "complete"
+
+
+class Unending(ScriptedService):
+    """Begins to answer."""
+
+    def stream(self, *_: Any, **__: Any) -> LLMStream:
+        async def answering(tell: Tell) -> LLMResponse:
+            await tell(TextDelta("Par"))
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        return LLMStream(answering, remember=lambda _: None)
+
+
+async def test_a_stream_that_is_cancelled_while_it_is_read_just_ends() -> None:
+    async with model_request_stream(PydanticAiLiteLLMModel(Unending()), ASKED) as stream:
+        heard: list[Any] = []
+
+        async def read() -> None:
+            async for event in stream:
+                heard.append(event)
+                begun.set()
+
+        begun = asyncio.Event()
+        reader = asyncio.create_task(read())
+        await begun.wait()
+        await stream.cancel()
+        await reader
+    assert isinstance(heard[0], PartStartEvent)
+    assert stream.get().state == "interrupted"
