@@ -134,13 +134,12 @@ class Effects:
 
     async def _executed(self, run: NewRun, work: Work, undone: tuple[type[Exception], ...]) -> str:
         began_s = self._clock.monotonic_s()
-        async with self._leased(run):
+        async with self._leased(run) as renewing_ends:
             try:
                 result = _as_json(await work(), f"what {_name(run)} returned")
-            except asyncio.CancelledError:
-                await self._repo.mark_cancelled(
-                    run, self._failure(LLMCancelled("the caller went away"), began_s)
-                )
+            except asyncio.CancelledError:  # a thread of the work, or whom it asked, may go on and finish it
+                renewing_ends()
+                await self._repo.abandon(run)
                 raise
             except Exception as failed:
                 kind = LLMCancelled if isinstance(failed, undone) else LLMEffectFailed
@@ -180,14 +179,17 @@ class Effects:
         return None if answer is None else answer.result
 
     @asynccontextmanager
-    async def _leased(self, run: NewRun) -> AsyncGenerator[None]:
-        """Renew the run's lease for as long as the block takes; in a caller's transaction nobody else sees it."""
+    async def _leased(self, run: NewRun) -> AsyncGenerator[Callable[[], object]]:
+        """Renew the run's lease until the block ends or calls what it is given.
+
+        In a caller's transaction nobody else sees the run.
+        """
         if self._repo.inline:
-            yield
+            yield lambda: None
             return
         beating = asyncio.create_task(self._beat(run))
         try:
-            yield
+            yield beating.cancel
         finally:
             beating.cancel()
             await asyncio.wait([beating])

@@ -1,6 +1,7 @@
 """Effects: run once under a key, whoever asks again, and told apart from others under the same key."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -149,19 +150,111 @@ async def test_what_did_nothing_is_recorded_as_cancelled(db_url: str, outside: O
     assert [row["error_code"] for row in await outside.runs()] == ["cancelled", None]
 
 
-async def test_a_caller_that_goes_away_frees_the_key(db_url: str, outside: Outside):
-    work = Work()
-    work.gate = asyncio.Event()
-    async with service(db_url) as llm:
-        call = asyncio.create_task(pay(llm, work))
-        await work.began.wait()
+async def test_work_that_is_cancelled_half_way_is_left_to_a_person_or_run_again(
+    db_url: str, outside: Outside
+):
+    """A thread of it may go on and finish: nobody knows what it did, and nobody waits for its lease."""
+    finished, go_on = threading.Event(), threading.Event()
+    began = asyncio.Event()
+
+    def sync_tool(loop: asyncio.AbstractEventLoop) -> None:
+        loop.call_soon_threadsafe(began.set)
+        go_on.wait(10)
+        finished.set()
+
+    async def work() -> JsonValue:
+        await asyncio.to_thread(sync_tool, asyncio.get_running_loop())
+        return "never told"
+
+    again = Work()
+    async with service(db_url, on_abandoned="refuse") as careful, service(db_url) as other:
+        call = asyncio.create_task(careful.once("k1", "pay", ORDER, work))
+        await began.wait()
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
-        await llm.drain()
-        work.gate = None
-        assert await pay(llm, work) == "receipt 2"
+        go_on.set()
+        await careful.drain()
+        for _ in range(2):
+            with pytest.raises(LLMOutcomeUnknown):
+                await pay(careful, again)
+        assert again.runs == 0
+        assert await asyncio.to_thread(finished.wait, 10), "done, though nobody was told"
+        assert await pay(other, again) == "receipt 1"
+    old, new = await outside.runs()
+    assert (old["status"], old["possibly_paid"], new["supersedes"]) == ("ABANDONED", True, old["id"])
+    assert new["status"] == "SUCCEEDED"
+
+
+async def test_who_waits_in_this_process_for_work_that_is_cancelled_takes_it_over(db_url: str):
+    work, heir = Work(), Work("the heir's")
+    work.gate = asyncio.Event()
+    async with rig(db_url, clock=SystemClock(), on_in_progress="wait", lease_grace_s=600) as rigged:
+        call = asyncio.create_task(pay(rigged.llm, work))
+        await work.began.wait()
+        refused = asyncio.Event()
+        rigged.ledger.after = lambda _: refused.set()
+        waiter = asyncio.create_task(pay(rigged.llm, heir))
+        await refused.wait()
+        call.cancel()
+        assert await waiter == "the heir's"
+        assert rigged.repo._live == {}
+
+
+async def test_a_caller_that_goes_away_before_the_work_began_frees_the_key(db_url: str, outside: Outside):
+    work = Work()
+    async with rig(db_url, on_abandoned="refuse") as rigged:
+        gate = rigged.ledger.gates["claim"] = asyncio.Event()
+        asked = asyncio.Event()
+        rigged.ledger.before = lambda name: asked.set() if name == "claim" else None
+        call = asyncio.create_task(pay(rigged.llm, work))
+        await asked.wait()
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        gate.set()
+        await rigged.llm.drain()
+        assert await pay(rigged.llm, work) == "receipt 1"
     assert [row["status"] for row in await outside.runs()] == ["CANCELLED", "SUCCEEDED"]
+
+
+async def test_work_that_is_cancelled_while_the_database_is_away_is_left_to_its_lease(
+    db_url: str, outside: Outside
+):
+    work = Work()
+    work.gate = asyncio.Event()
+    async with rig(db_url, clock=Beats(), on_abandoned="refuse") as rigged:
+        call = asyncio.create_task(pay(rigged.llm, work))
+        await work.began.wait()
+        rigged.ledger.away_for = {"renew"}
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        await rigged.llm.drain()
+        with pytest.raises(LLMKeyInProgress):
+            await pay(rigged.llm, work)
+        await outside.end_leases()
+        with pytest.raises(LLMOutcomeUnknown):
+            await pay(rigged.llm, work)
+    assert work.runs == 1
+
+
+async def test_work_that_is_cancelled_in_a_unit_of_work_is_unknown_to_it_too(db_url: str):
+    from sqlalchemy.ext.asyncio import AsyncSession
+
+    view, work = Outside(db_url), Work()
+    work.gate = asyncio.Event()
+    async with service(db_url, on_abandoned="refuse") as llm:
+        async with AsyncSession(view.engine) as session:
+            call = asyncio.create_task(pay(llm.joined(session), work))
+            await work.began.wait()
+            call.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await call
+            await session.commit()
+        with pytest.raises(LLMOutcomeUnknown):
+            await pay(llm, work)
+    await view.close()
 
 
 async def test_force_runs_it_again(sqlite_url: str):
@@ -259,7 +352,7 @@ async def _abandoned(db_url: str, outside: Outside) -> None:
         rigged.ledger.away_for = {"finish"}
         call = asyncio.create_task(pay(rigged.llm, work))
         await work.began.wait()
-        rigged.repo.mark_cancelled = _nothing  # type: ignore[method-assign]
+        rigged.repo.abandon = _nothing  # type: ignore[method-assign]
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
