@@ -38,6 +38,11 @@ BEATS = 3
 
 Work = Callable[[], Awaitable[JsonValue]]
 
+
+class Unrecordable(Exception):
+    """Raised by work that is done, where what it returned cannot be written down."""
+
+
 _NOWHERE = RouteDecision(profile=LLMProfile.FAST, route=Route(()), needs_of={})
 """The route of what is sent to nobody."""
 
@@ -136,11 +141,15 @@ class Effects:
         began_s = self._clock.monotonic_s()
         async with self._leased(run) as renewing_ends:
             try:
-                result = _as_json(await work(), f"what {_name(run)} returned")
+                result = _result(run, await work())
             except asyncio.CancelledError:  # a thread of the work, or whom it asked, may go on and finish it
                 renewing_ends()
                 await self._repo.abandon(run)
                 raise
+            except Unrecordable as done:
+                renewing_ends()
+                await self._repo.abandon(run)
+                raise _done_unknown(run, done) from None
             except Exception as failed:
                 kind = LLMCancelled if isinstance(failed, undone) else LLMEffectFailed
                 error = kind(f"{type(failed).__name__}: {failed}")
@@ -225,6 +234,22 @@ class Effects:
 
 def _name(run: NewRun) -> str | None:
     return run.first[1]
+
+
+def _result(run: NewRun, returned: JsonValue) -> str:
+    try:
+        return _as_json(returned, f"what {_name(run)} returned")
+    except LLMInvalidRequest as error:
+        raise Unrecordable(error.message) from None
+
+
+def _done_unknown(run: NewRun, done: Unrecordable) -> LLMInvalidRequest:
+    return LLMInvalidRequest(
+        f"{done}; the work is done, so its key is not free: LLM_ON_ABANDONED says whether the next caller does it again, "
+        f"`signalbox runs release {run.run_id}` lets it",
+        run_id=run.run_id,
+        possibly_paid=True,
+    )
 
 
 def _checked(effect: Effect) -> Effect:

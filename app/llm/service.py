@@ -114,10 +114,11 @@ class LLMService(Stages):
 
         Raises:
             LLMContractError: The key cannot be had, or holds other arguments; nothing was run. `LLMInvalidRequest` also
-                after the work, if what it returned is no JSON: the key is free again.
+                after the work, with `possibly_paid`, if what it returned is no JSON: LLM_ON_ABANDONED decides, as above.
             LLMFenced: Another run took the key over and has no result; `answer` is the own one.
             LLMLedgerError: The database is away; nothing was run.
-            Exception: What `work` raised, after which the key is free again.
+            Exception: What `work` raised, after which the key is free again and the next caller runs it, whatever it had
+                done before it raised.
         """
         effect = Effect(name=name, arguments=arguments)
         return await self._effects.once(

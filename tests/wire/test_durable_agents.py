@@ -24,7 +24,13 @@ from pydantic_ai.models.fallback import FallbackModel
 from pydantic_ai.tools import DeferredToolRequests, DeferredToolResults
 
 from app.bootstrap import build_llm_service
-from app.llm.errors import LLMContractError, LLMInvalidRequest, LLMKeyConflict, LLMKeyInProgress
+from app.llm.errors import (
+    LLMContractError,
+    LLMInvalidRequest,
+    LLMKeyConflict,
+    LLMKeyInProgress,
+    LLMOutcomeUnknown,
+)
 from app.llm.pydanticai import LLMModelSettings, NestedRuns, PydanticAiLiteLLMModel, RecordedToolset
 from app.llm.service import LLMService
 from app.llm.settings import load_settings
@@ -278,8 +284,9 @@ async def test_what_cannot_be_recorded_is_refused_before_the_tool_or_after_it(wo
     world.ollama.script(Reply.tool_call("pay", {"order": 1}))
     with pytest.raises(LLMInvalidRequest, match=r"what pay returned cannot be recorded as JSON: .*object"):
         await world.agent(pay).run("Pay.", metadata=RUN)
-    failed = [row for row in await world.outside.runs() if row["provider"] == "tool"]
-    assert [(row["status"], row["idem_slot"]) for row in failed] == [("FAILED", None)]
+    await world.llm.drain()
+    (row,) = [row for row in await world.outside.runs() if row["provider"] == "tool"]
+    assert (row["status"], row["idem_slot"]) == ("STARTED", row["idempotency_key"])
 
     def refund(order: Annotated[Any, AfterValidator(lambda _: object())]) -> Any:
         """Refund an order."""
@@ -289,6 +296,60 @@ async def test_what_cannot_be_recorded_is_refused_before_the_tool_or_after_it(wo
     with pytest.raises(LLMInvalidRequest, match="the arguments of refund cannot be recorded as JSON"):
         await world.agent(refund).run("Refund.", metadata={**RUN, "idempotency_key": "k2"})
     assert world.done == [1]
+
+
+RETURNS_NOTHING_READABLE = {
+    "no JSON": object(),
+    "half a surrogate": "\ud800",
+    "within": {"receipt": ["\udfff"]},
+    "tool return": ToolReturn("ok", content="\ud800"),
+}
+
+
+@pytest.mark.parametrize("returned", RETURNS_NOTHING_READABLE.values(), ids=RETURNS_NOTHING_READABLE.keys())
+async def test_a_tool_whose_result_cannot_be_recorded_is_not_run_again_unasked(
+    world: World, db_url: str, returned: Any
+) -> None:
+    def pay(order: int) -> Any:
+        """Pay an order."""
+        world.done.append(order)
+        return returned
+
+    world.ollama.script(Reply.tool_call("pay", {"order": 1}))
+    settings = load_settings(**{**_same(world), "database_url": db_url, "on_abandoned": "refuse"})
+    async with build_llm_service(settings) as world.llm:
+        with pytest.raises(LLMInvalidRequest, match=r"what pay returned cannot be .*recorded"):
+            await world.agent(pay).run("Pay.", metadata=RUN)
+        await world.llm.drain()
+        for _ in range(2):
+            with pytest.raises(LLMOutcomeUnknown):
+                await world.agent(pay).run("Pay.", metadata=RUN)
+    assert (world.sends, world.done) == (1, [1])
+
+
+async def test_a_tool_that_is_cancelled_by_the_failure_of_a_sibling_is_not_run_again_unasked(
+    world: World, db_url: str
+) -> None:
+    began = asyncio.Event()
+
+    async def pay(order: int) -> str:
+        """Pay an order."""
+        world.done.append(order)
+        if order == 1:
+            began.set()
+            await asyncio.Event().wait()
+        await began.wait()
+        raise ConnectionError("the till is away")
+
+    world.ollama.script(Reply.tool_call("pay", {"order": 1}, more=[("pay", {"order": 2})]))
+    settings = load_settings(**{**_same(world), "database_url": db_url, "on_abandoned": "refuse"})
+    async with build_llm_service(settings) as world.llm:
+        with pytest.raises(ConnectionError):
+            await world.agent(pay).run("Pay.", metadata=RUN)
+        await world.llm.drain()
+        with pytest.raises((LLMOutcomeUnknown, ConnectionError)):
+            await world.agent(pay).run("Pay.", metadata=RUN)
+    assert world.done.count(1) == 1
 
 
 async def test_a_tool_that_waits_for_an_approval_runs_once_it_has_it(world: World) -> None:

@@ -221,7 +221,7 @@ async def test_a_caller_that_goes_away_before_the_work_began_frees_the_key(db_ur
 async def test_work_that_is_cancelled_while_the_database_is_away_is_left_to_its_lease(
     db_url: str, outside: Outside
 ):
-    work = Work()
+    work, again = Work(), Work()
     work.gate = asyncio.Event()
     async with rig(db_url, clock=Beats(), on_abandoned="refuse") as rigged:
         call = asyncio.create_task(pay(rigged.llm, work))
@@ -232,11 +232,11 @@ async def test_work_that_is_cancelled_while_the_database_is_away_is_left_to_its_
             await call
         await rigged.llm.drain()
         with pytest.raises(LLMKeyInProgress):
-            await pay(rigged.llm, work)
+            await pay(rigged.llm, again)
         await outside.end_leases()
         with pytest.raises(LLMOutcomeUnknown):
-            await pay(rigged.llm, work)
-    assert work.runs == 1
+            await pay(rigged.llm, again)
+    assert (work.runs, again.runs) == (1, 0)
 
 
 async def test_work_that_is_cancelled_in_a_unit_of_work_is_unknown_to_it_too(db_url: str):
@@ -253,7 +253,7 @@ async def test_work_that_is_cancelled_in_a_unit_of_work_is_unknown_to_it_too(db_
                 await call
             await session.commit()
         with pytest.raises(LLMOutcomeUnknown):
-            await pay(llm, work)
+            await pay(llm, Work())
     await view.close()
 
 
@@ -476,11 +476,19 @@ async def test_what_cannot_be_recorded_is_refused_before_the_work(
     assert work.runs == 0
 
 
-async def test_a_result_that_is_no_json_is_refused_in_clear_words_and_frees_the_key(sqlite_url: str):
+async def test_work_whose_result_is_no_json_is_not_done_again_unasked(db_url: str, outside: Outside):
     work = Work(float("inf"))
-    async with service(sqlite_url) as llm:
-        with pytest.raises(LLMInvalidRequest, match="what pay returned cannot be recorded as JSON"):
-            await pay(llm, work)
+    async with service(db_url, on_abandoned="refuse") as careful, service(db_url) as llm:
+        with pytest.raises(LLMInvalidRequest, match="what pay returned cannot be recorded as JSON") as caught:
+            await pay(careful, work)
+        (row,) = await outside.runs()
+        assert (caught.value.run_id, caught.value.possibly_paid) == (row["id"], True)
+        assert f"`signalbox runs release {row['id']}`" in caught.value.message
+        await careful.drain()
+        for _ in range(2):
+            with pytest.raises(LLMOutcomeUnknown):
+                await pay(careful, work)
+        assert work.runs == 1
         assert await pay(llm, work) == "receipt 2"
 
 
