@@ -261,7 +261,12 @@ def _checked(effect: Effect) -> Effect:
         raise LLMInvalidRequest(
             f"the name of an effect has {len(name)} characters; {MAX_KEY_CHARS} are allowed"
         )
-    return Effect(name=name, arguments=json.loads(_as_json(effect.arguments, f"the arguments of {name}")))
+    arguments = json.loads(_as_json(effect.arguments, f"the arguments of {name}"))
+    if not isinstance(arguments, dict):
+        raise LLMInvalidRequest(
+            f"the arguments of {name} must be a JSON object, names with values, not {type(effect.arguments).__name__}"
+        )
+    return Effect(name=name, arguments=arguments)
 
 
 def _as_json(value: object, what: str) -> str:

@@ -463,14 +463,25 @@ async def test_results_are_encrypted_with_the_rest(sqlite_url: str):
         ({"name": "p" * 256}, LLMInvalidRequest, "256 characters"),
         ({"key": "k" * 256}, LLMInvalidRequest, "key: "),
         ({"key": " "}, LLMInvalidRequest, "key: "),
+        ({"key": ""}, LLMInvalidRequest, "key: an effect needs a key of its own, not ''"),
+        ({"key": None}, LLMInvalidRequest, "key: an effect needs a key of its own, not None"),
+        ({"arguments": [1, 2]}, LLMInvalidRequest, "the arguments of pay must be a JSON object, .* not list"),
+        (
+            {"arguments": None},
+            LLMInvalidRequest,
+            "the arguments of pay must be a JSON object, .* not NoneType",
+        ),
     ],
-    ids=["no JSON", "NaN", "unprintable", "long name", "long key", "blank key"],
+    ids=[
+        *("no JSON", "NaN", "unprintable", "long name", "long key", "blank key", "empty key", "no key"),
+        *("list", "no arguments"),
+    ],
 )
 async def test_what_cannot_be_recorded_is_refused_before_the_work(
-    sqlite_url: str, asked: dict[str, Any], error: type[LLMError], says: str
+    db_url: str, asked: dict[str, Any], error: type[LLMError], says: str
 ):
     work = Work()
-    async with service(sqlite_url) as llm:
+    async with service(db_url) as llm:
         with pytest.raises(error, match=says):
             await llm.once(**{"key": "k1", "name": "pay", "arguments": ORDER, "work": work, **asked})
     assert work.runs == 0
