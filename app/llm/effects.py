@@ -116,7 +116,7 @@ class Effects:
                 run.workspace_id, run.idempotency_key, run.request_sha256
             )
         if isinstance(state, Conflict | Abandoned):
-            raise refusal(state)
+            raise refusal(state, run.request)
         claimed = state if isinstance(state, Replay) else await self._claimer(deadline).claim(run)
         if not isinstance(claimed, Won):
             self._tell(run, ServedFrom.REPLAY)

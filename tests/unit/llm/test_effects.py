@@ -186,10 +186,14 @@ async def test_work_that_is_cancelled_half_way_is_left_to_a_person_or_run_again(
     assert new["status"] == "SUCCEEDED"
 
 
-async def test_who_waits_in_this_process_for_work_that_is_cancelled_takes_it_over(db_url: str):
+@pytest.mark.parametrize("on_abandoned", ["retry", "refuse"])
+async def test_who_waits_in_this_process_for_work_that_is_cancelled_takes_it_over_or_is_told(
+    db_url: str, on_abandoned: str
+):
     work, heir = Work(), Work("the heir's")
     work.gate = asyncio.Event()
-    async with rig(db_url, clock=SystemClock(), on_in_progress="wait", lease_grace_s=600) as rigged:
+    settings = {"on_in_progress": "wait", "lease_grace_s": 600, "on_abandoned": on_abandoned}
+    async with rig(db_url, clock=SystemClock(), **settings) as rigged:
         call = asyncio.create_task(pay(rigged.llm, work))
         await work.began.wait()
         refused = asyncio.Event()
@@ -197,7 +201,13 @@ async def test_who_waits_in_this_process_for_work_that_is_cancelled_takes_it_ove
         waiter = asyncio.create_task(pay(rigged.llm, heir))
         await refused.wait()
         call.cancel()
-        assert await waiter == "the heir's"
+        if on_abandoned == "retry":
+            assert await waiter == "the heir's"
+        else:
+            with pytest.raises(LLMOutcomeUnknown) as caught:
+                await waiter
+            _says_what_to_do(caught.value)
+        assert heir.runs == (on_abandoned == "retry")
         assert rigged.repo._live == {}
 
 
@@ -339,9 +349,18 @@ async def test_a_dead_owners_effect_is_run_again_or_left_to_a_person(db_url: str
             assert work.runs == 0
             (row,) = await outside.runs()
             assert caught.value.run_id == row["id"]
+            _says_what_to_do(caught.value)
         assert await pay(llm, work) == "receipt 1"
     old, new = await outside.runs()
     assert (old["status"], new["status"], new["supersedes"]) == ("ABANDONED", "SUCCEEDED", old["id"])
+
+
+def _says_what_to_do(error: LLMOutcomeUnknown) -> None:
+    """An agent has no argument that forces one tool, and a tool is not paid."""
+    assert "it may have been done" in error.message
+    assert error.message.endswith(f"To do it again: `signalbox runs release {error.run_id}`")
+    assert "force" not in error.message
+    assert "paid" not in error.message
 
 
 async def _abandoned(db_url: str, outside: Outside) -> None:
