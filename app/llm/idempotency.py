@@ -152,7 +152,7 @@ def refusal(
     if isinstance(asked, Effect):
         return LLMOutcomeUnknown(
             f"run {state.run_id} of {asked.name} began and told no result: its process died, or it was cancelled, or what "
-            "it returned could not be recorded. Its outcome is unknown, it may have been done. To do it again: "
+            "it returned could not be recorded; its outcome is unknown, it may have been done. To do it again: "
             f"`signalbox runs release {state.run_id}`",
             run_id=state.run_id,
         )

@@ -127,7 +127,7 @@ class AutonomousRunRepo(LedgerRunRepo):
         return finished
 
     async def abandon(self, run: NewRun) -> None:
-        """Let a lease be over, in the background; a waiter of this process looks again at once."""
+        """Let a lease be over, in the background: who waits for it claims again within seconds."""
         self._begin(super().abandon(run)).add_done_callback(lambda _: self._note_ended(run.run_id))
 
     async def mark_cancelled(self, run: NewRun, failure: Failure) -> Finished:

@@ -188,8 +188,9 @@ async def test_work_that_is_cancelled_half_way_is_left_to_a_person_or_run_again(
 
 @pytest.mark.parametrize("on_abandoned", ["retry", "refuse"])
 async def test_who_waits_in_this_process_for_work_that_is_cancelled_takes_it_over_or_is_told(
-    db_url: str, on_abandoned: str
+    db_url: str, on_abandoned: str, monkeypatch: pytest.MonkeyPatch
 ):
+    monkeypatch.setattr("app.llm.idempotency.CLAIM_AGAIN_S", 0.1)
     work, heir = Work(), Work("the heir's")
     work.gate = asyncio.Event()
     settings = {"on_in_progress": "wait", "lease_grace_s": 600, "on_abandoned": on_abandoned}
