@@ -6,15 +6,15 @@ from typing import Any, Protocol
 
 from pydantic import ConfigDict, JsonValue, TypeAdapter, ValidationError
 from pydantic_ai import RunContext
-from pydantic_ai.exceptions import ApprovalRequired, CallDeferred, ModelRetry, ToolFailed
+from pydantic_ai.exceptions import ApprovalRequired, CallDeferred, ModelRetry, ToolFailed, UserError
 from pydantic_ai.messages import ModelResponse, ToolCallPart, ToolReturn, ToolReturnContent
 from pydantic_ai.tools import AgentDepsT
-from pydantic_ai.toolsets import ToolsetTool, WrapperToolset
+from pydantic_ai.toolsets import CombinedToolset, ToolsetTool, WrapperToolset
 from pydantic_core import PydanticSerializationError
 
 from app.llm.effects import Unrecordable
 from app.llm.errors import LLMInvalidRequest
-from app.llm.pydanticai.steps import STEP, inside_tool
+from app.llm.pydanticai.steps import STEP, fitting, inside_tool
 from app.llm.types import LLMCallContext
 
 _VALUE, _RETURN, _RETRY, _FAILED = "value", "tool_return", "retry", "failed"
@@ -62,6 +62,19 @@ class RecordedToolset(WrapperToolset[AgentDepsT]):
 
     llm: OnceService
 
+    def __post_init__(self) -> None:
+        """Look for recorded tools within: they would wait for the key that this one holds.
+
+        Raises:
+            UserError: There are some.
+        """
+        within: list[Any] = [self.wrapped]
+        for each in within:  # grows on the way, by what each toolset wraps
+            if isinstance(each, RecordedToolset):
+                raise UserError("the tools of a RecordedToolset are recorded already: wrap each toolset once")
+            within += [each.wrapped] if isinstance(each, WrapperToolset) else []
+            within += each.toolsets if isinstance(each, CombinedToolset) else []
+
     async def call_tool(
         self, name: str, tool_args: dict[str, Any], ctx: RunContext[AgentDepsT], tool: ToolsetTool[AgentDepsT]
     ) -> Any:
@@ -85,7 +98,7 @@ class RecordedToolset(WrapperToolset[AgentDepsT]):
             forced = bool(facts.pop("force_new_execution", False))
             context = LLMCallContext(**facts)
             kept = await self.llm.once(
-                f"{context.idempotency_key}/tool/{ctx.tool_call_id}",
+                fitting(f"{context.idempotency_key}/tool/{ctx.tool_call_id}"),
                 name,
                 _written(tool_args, f"the arguments of {name}"),
                 work,
