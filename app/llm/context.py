@@ -99,8 +99,12 @@ def context_of_effect(
     """Return whose an effect is, as the argument and the scope say together.
 
     Raises:
-        LLMContractError: As `resolve_context`; the key is blank, too long or not printable.
+        LLMContractError: As `resolve_context`; the key is missing, blank, too long or not printable.
     """
+    if not key:
+        raise LLMInvalidRequest(
+            f"key: an effect needs a key of its own, not {key!r}: without one it runs each time"
+        )
     _check("idempotency_key", key, said_in="key")
     facts = _agreed(
         {"key": {"idempotency_key": key}, "context=": _said_by(given), "scope": _said_by(_scope.get())}

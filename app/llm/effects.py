@@ -38,6 +38,11 @@ BEATS = 3
 
 Work = Callable[[], Awaitable[JsonValue]]
 
+
+class Unrecordable(Exception):
+    """Raised by work that is done, where what it returned cannot be written down."""
+
+
 _NOWHERE = RouteDecision(profile=LLMProfile.FAST, route=Route(()), needs_of={})
 """The route of what is sent to nobody."""
 
@@ -111,7 +116,7 @@ class Effects:
                 run.workspace_id, run.idempotency_key, run.request_sha256
             )
         if isinstance(state, Conflict | Abandoned):
-            raise refusal(state)
+            raise refusal(state, run.request)
         claimed = state if isinstance(state, Replay) else await self._claimer(deadline).claim(run)
         if not isinstance(claimed, Won):
             self._tell(run, ServedFrom.REPLAY)
@@ -134,14 +139,17 @@ class Effects:
 
     async def _executed(self, run: NewRun, work: Work, undone: tuple[type[Exception], ...]) -> str:
         began_s = self._clock.monotonic_s()
-        async with self._leased(run):
+        async with self._leased(run) as renewing_ends:
             try:
-                result = _as_json(await work(), f"what {_name(run)} returned")
-            except asyncio.CancelledError:
-                await self._repo.mark_cancelled(
-                    run, self._failure(LLMCancelled("the caller went away"), began_s)
-                )
+                result = _result(run, await work())
+            except asyncio.CancelledError:  # a thread of the work, or whom it asked, may go on and finish it
+                renewing_ends()
+                await self._repo.abandon(run)
                 raise
+            except Unrecordable as done:
+                renewing_ends()
+                await self._repo.abandon(run)
+                raise _done_unknown(run, done) from None
             except Exception as failed:
                 kind = LLMCancelled if isinstance(failed, undone) else LLMEffectFailed
                 error = kind(f"{type(failed).__name__}: {failed}")
@@ -180,14 +188,17 @@ class Effects:
         return None if answer is None else answer.result
 
     @asynccontextmanager
-    async def _leased(self, run: NewRun) -> AsyncGenerator[None]:
-        """Renew the run's lease for as long as the block takes; in a caller's transaction nobody else sees it."""
+    async def _leased(self, run: NewRun) -> AsyncGenerator[Callable[[], object]]:
+        """Renew the run's lease until the block ends or calls what it is given.
+
+        In a caller's transaction nobody else sees the run.
+        """
         if self._repo.inline:
-            yield
+            yield lambda: None
             return
         beating = asyncio.create_task(self._beat(run))
         try:
-            yield
+            yield beating.cancel
         finally:
             beating.cancel()
             await asyncio.wait([beating])
@@ -225,6 +236,22 @@ def _name(run: NewRun) -> str | None:
     return run.first[1]
 
 
+def _result(run: NewRun, returned: JsonValue) -> str:
+    try:
+        return _as_json(returned, f"what {_name(run)} returned")
+    except LLMInvalidRequest as error:
+        raise Unrecordable(error.message) from None
+
+
+def _done_unknown(run: NewRun, done: Unrecordable) -> LLMInvalidRequest:
+    return LLMInvalidRequest(
+        f"{done}; the work is done, so its key is not free: LLM_ON_ABANDONED says whether the next caller does it again, "
+        f"`signalbox runs release {run.run_id}` lets it",
+        run_id=run.run_id,
+        possibly_paid=True,
+    )
+
+
 def _checked(effect: Effect) -> Effect:
     try:
         name = printable(effect.name, "the name of an effect")
@@ -234,7 +261,12 @@ def _checked(effect: Effect) -> Effect:
         raise LLMInvalidRequest(
             f"the name of an effect has {len(name)} characters; {MAX_KEY_CHARS} are allowed"
         )
-    return Effect(name=name, arguments=json.loads(_as_json(effect.arguments, f"the arguments of {name}")))
+    arguments = json.loads(_as_json(effect.arguments, f"the arguments of {name}"))
+    if not isinstance(arguments, dict):
+        raise LLMInvalidRequest(
+            f"the arguments of {name} must be a JSON object, names with values, not {type(effect.arguments).__name__}"
+        )
+    return Effect(name=name, arguments=arguments)
 
 
 def _as_json(value: object, what: str) -> str:

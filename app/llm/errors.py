@@ -162,7 +162,7 @@ class LLMAnswerNotStored(LLMContractError):
 
 
 class LLMOutcomeUnknown(LLMContractError):
-    """The owner of the key died (`run_id`); whether it was paid is unknown, and the settings forbid a takeover."""
+    """The owner of the key died, or work that is run once was cut off (`run_id`); whether it was paid, or done, is unknown, and the settings forbid a takeover."""
 
     code = "outcome_unknown"
     possibly_paid = True

@@ -12,6 +12,7 @@ from app.llm.errors import LLMAnswerNotStored, LLMKeyConflict, LLMKeyInProgress,
 from app.llm.ports import (
     Abandoned,
     Conflict,
+    Effect,
     FlightHeld,
     Hit,
     InProgress,
@@ -23,7 +24,7 @@ from app.llm.ports import (
     Won,
 )
 from app.llm.settings import LLMSettings, OnInProgress
-from app.llm.types import LLMResponse
+from app.llm.types import LLMRequest, LLMResponse
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0
 CLAIM_AGAIN_S = 5.0
@@ -126,7 +127,7 @@ class Claimer:
         else:
             outcome = await self.repo.save_result_for_idempotency_key(run, answer)
         if isinstance(outcome, Conflict | Abandoned):
-            raise refusal(outcome)
+            raise refusal(outcome, run.request)
         return outcome
 
     def _check_wait_for_key(self, held: InProgress) -> None:
@@ -139,11 +140,20 @@ class Claimer:
             )
 
 
-def refusal(state: Conflict | Abandoned) -> LLMKeyConflict | LLMOutcomeUnknown:
-    """Return the error of a key that cannot be had."""
+def refusal(
+    state: Conflict | Abandoned, asked: LLMRequest | Effect | None = None
+) -> LLMKeyConflict | LLMOutcomeUnknown:
+    """Return the error of a key that cannot be had, in the words of a call or of the effect that was `asked` for."""
     if isinstance(state, Conflict):
         return LLMKeyConflict(
             f"this key belongs to run {state.run_id} of another request: use another key for another request",
+            run_id=state.run_id,
+        )
+    if isinstance(asked, Effect):
+        return LLMOutcomeUnknown(
+            f"run {state.run_id} of {asked.name} began and told no result: its process died, or it was cancelled, or what "
+            "it returned could not be recorded; its outcome is unknown, it may have been done. To do it again: "
+            f"`signalbox runs release {state.run_id}`",
             run_id=state.run_id,
         )
     return LLMOutcomeUnknown(

@@ -334,6 +334,13 @@ class LLMRunRepo(Protocol):
         """Let the lease of a STARTED run be over `run.lease_s` seconds from now; False when it is no longer ours."""
         ...
 
+    async def abandon(self, run: NewRun) -> None:
+        """Let the lease of a STARTED run be over, as if its owner had died: nobody knows whether its work was done.
+
+        Never raises for database faults: the lease then ends by itself.
+        """
+        ...
+
     async def asked(self, workspace_id: str, run_id: str) -> LLMRequest | Effect | None:
         """Return what a run of the workspace was about; None where that is not stored, or not yet.
 

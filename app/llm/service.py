@@ -98,7 +98,8 @@ class LLMService(Stages):
 
         For what a stage does beside its calls, such as sending an e-mail. The ledger holds it as a run of the provider
         `tool` without sends and cost. A process that dies leaves it to LLM_ON_ABANDONED once its lease of
-        LLM_LEASE_GRACE_S is over, which is renewed while the work goes on.
+        LLM_LEASE_GRACE_S is over, which is renewed while the work goes on. Work that is cancelled is left to it at once:
+        a thread of it, or whom it asked, may finish all the same.
 
         Args:
             key: Its own; a call's key is another one.
@@ -107,15 +108,17 @@ class LLMService(Stages):
             work: Does it, and returns JSON; it leaves the event loop free, or the lease cannot be renewed. Whatever comes
                 out, live too, has been through JSON.
             context: Whom it belongs to, where no scope says so.
-            undone: Exceptions of `work` which mean that it did nothing: their code on the row is `cancelled`.
+            undone: Exceptions of `work` which mean that it did nothing: their code on the row is `cancelled`, as is that
+                of a caller who went away before the work began. The key is free again.
             force_new_execution: Run it again, whatever the key holds for these arguments.
 
         Raises:
             LLMContractError: The key cannot be had, or holds other arguments; nothing was run. `LLMInvalidRequest` also
-                after the work, if what it returned is no JSON: the key is free again.
+                after the work, with `possibly_paid`, if what it returned is no JSON: LLM_ON_ABANDONED decides, as above.
             LLMFenced: Another run took the key over and has no result; `answer` is the own one.
             LLMLedgerError: The database is away; nothing was run.
-            Exception: What `work` raised, after which the key is free again.
+            Exception: What `work` raised, after which the key is free again and the next caller runs it, whatever it had
+                done before it raised.
         """
         effect = Effect(name=name, arguments=arguments)
         return await self._effects.once(

@@ -87,7 +87,7 @@ class LLMStream:
             self._read = False
         if delta is not None:
             return delta
-        closed = "stream" if self._over else "service"
+        closed = self._closed()
         self._over = True
         if task.cancelled():
             raise LLMCancelled(
@@ -108,6 +108,9 @@ class LLMStream:
         task = self._task
         if task is not None and not task.done() and not task.get_loop().is_closed():
             task.get_loop().call_soon_threadsafe(task.cancel)
+
+    def _closed(self) -> str:
+        return "stream" if self._over else "service"
 
     def _begin(self) -> asyncio.Task[LLMResponse]:
         if self._task is None:

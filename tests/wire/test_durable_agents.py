@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import pytest
 from pydantic import AfterValidator, BaseModel, TypeAdapter
 from pydantic_ai import Agent, FunctionToolset, RunContext
-from pydantic_ai.exceptions import ApprovalRequired, ModelRetry, ToolFailed
+from pydantic_ai.exceptions import ApprovalRequired, ModelRetry, ToolFailed, UserError
 from pydantic_ai.messages import (
     BinaryContent,
     ModelRequest,
@@ -22,9 +22,16 @@ from pydantic_ai.messages import (
 )
 from pydantic_ai.models.fallback import FallbackModel
 from pydantic_ai.tools import DeferredToolRequests, DeferredToolResults
+from pydantic_ai.toolsets import CombinedToolset
 
 from app.bootstrap import build_llm_service
-from app.llm.errors import LLMContractError, LLMInvalidRequest, LLMKeyConflict, LLMKeyInProgress
+from app.llm.errors import (
+    LLMContractError,
+    LLMInvalidRequest,
+    LLMKeyConflict,
+    LLMKeyInProgress,
+    LLMOutcomeUnknown,
+)
 from app.llm.pydanticai import LLMModelSettings, NestedRuns, PydanticAiLiteLLMModel, RecordedToolset
 from app.llm.service import LLMService
 from app.llm.settings import load_settings
@@ -278,8 +285,9 @@ async def test_what_cannot_be_recorded_is_refused_before_the_tool_or_after_it(wo
     world.ollama.script(Reply.tool_call("pay", {"order": 1}))
     with pytest.raises(LLMInvalidRequest, match=r"what pay returned cannot be recorded as JSON: .*object"):
         await world.agent(pay).run("Pay.", metadata=RUN)
-    failed = [row for row in await world.outside.runs() if row["provider"] == "tool"]
-    assert [(row["status"], row["idem_slot"]) for row in failed] == [("FAILED", None)]
+    await world.llm.drain()
+    (row,) = [row for row in await world.outside.runs() if row["provider"] == "tool"]
+    assert (row["status"], row["idem_slot"]) == ("STARTED", row["idempotency_key"])
 
     def refund(order: Annotated[Any, AfterValidator(lambda _: object())]) -> Any:
         """Refund an order."""
@@ -289,6 +297,60 @@ async def test_what_cannot_be_recorded_is_refused_before_the_tool_or_after_it(wo
     with pytest.raises(LLMInvalidRequest, match="the arguments of refund cannot be recorded as JSON"):
         await world.agent(refund).run("Refund.", metadata={**RUN, "idempotency_key": "k2"})
     assert world.done == [1]
+
+
+RETURNS_NOTHING_READABLE = {
+    "no JSON": object(),
+    "half a surrogate": "\ud800",
+    "within": {"receipt": ["\udfff"]},
+    "tool return": ToolReturn("ok", content="\ud800"),
+}
+
+
+@pytest.mark.parametrize("returned", RETURNS_NOTHING_READABLE.values(), ids=RETURNS_NOTHING_READABLE.keys())
+async def test_a_tool_whose_result_cannot_be_recorded_is_not_run_again_unasked(
+    world: World, db_url: str, returned: Any
+) -> None:
+    def pay(order: int) -> Any:
+        """Pay an order."""
+        world.done.append(order)
+        return returned
+
+    world.ollama.script(Reply.tool_call("pay", {"order": 1}))
+    settings = load_settings(**{**_same(world), "database_url": db_url, "on_abandoned": "refuse"})
+    async with build_llm_service(settings) as world.llm:
+        with pytest.raises(LLMInvalidRequest, match=r"what pay returned cannot be .*recorded"):
+            await world.agent(pay).run("Pay.", metadata=RUN)
+        await world.llm.drain()
+        for _ in range(2):
+            with pytest.raises(LLMOutcomeUnknown):
+                await world.agent(pay).run("Pay.", metadata=RUN)
+    assert (world.sends, world.done) == (1, [1])
+
+
+async def test_a_tool_that_is_cancelled_by_the_failure_of_a_sibling_is_not_run_again_unasked(
+    world: World, db_url: str
+) -> None:
+    began = asyncio.Event()
+
+    async def pay(order: int) -> str:
+        """Pay an order."""
+        world.done.append(order)
+        if order == 1:
+            began.set()
+            await asyncio.Event().wait()
+        await began.wait()
+        raise ConnectionError("the till is away")
+
+    world.ollama.script(Reply.tool_call("pay", {"order": 1}, more=[("pay", {"order": 2})]))
+    settings = load_settings(**{**_same(world), "database_url": db_url, "on_abandoned": "refuse"})
+    async with build_llm_service(settings) as world.llm:
+        with pytest.raises(ConnectionError):
+            await world.agent(pay).run("Pay.", metadata=RUN)
+        await world.llm.drain()
+        with pytest.raises((LLMOutcomeUnknown, ConnectionError)):
+            await world.agent(pay).run("Pay.", metadata=RUN)
+    assert world.done.count(1) == 1
 
 
 async def test_a_tool_that_waits_for_an_approval_runs_once_it_has_it(world: World) -> None:
@@ -530,6 +592,77 @@ async def test_two_runs_of_one_agent_under_one_key_never_get_each_others_answers
     assert "this key" in str(refused)
     assert [each.output for each in both if not isinstance(each, BaseException)] == ["Paid."]
     assert (world.sends, world.done) == (2, [1])
+
+
+@pytest.mark.parametrize("prompts", [("one", "two"), ("one", "one")], ids=["not alike", "alike"])
+async def test_two_runs_at_once_within_one_tool_call_are_refused_with_the_remedy(
+    world: World, db_url: str, prompts: tuple[str, str]
+) -> None:
+    summarizer = Agent(PydanticAiLiteLLMModel(world.llm), name="summarizer")
+    both: list[Any] = []
+
+    async def summarize(ctx: RunContext[Any]) -> str:
+        """Sum up twice at once."""
+        runs = (summarizer.run(each, model=model, metadata=ctx.metadata) for each in prompts)
+        both.extend(await asyncio.gather(*runs, return_exceptions=True))
+        return "both"
+
+    world.ollama.script(Reply.tool_call("summarize", {}))
+    async with build_llm_service(load_settings(**{**_same(world), "database_url": db_url})) as world.llm:
+        model = PydanticAiLiteLLMModel(world.llm)
+        await world.agent(summarize).run("x", metadata=RUN)
+    (refused,) = [each for each in both if isinstance(each, BaseException)]
+    assert isinstance(refused, LLMKeyInProgress if prompts[0] == prompts[1] else LLMKeyConflict)
+    assert refused.run_id
+    assert "this key" in refused.message
+    assert "a key for each item" in refused.message
+    assert "agents of different names" in refused.message
+
+
+async def test_a_refused_key_of_no_tools_run_says_nothing_of_tools(world: World) -> None:
+    agent = world.agent()
+    await agent.run("x", metadata=RUN)
+    with pytest.raises(LLMKeyConflict) as caught:
+        await agent.run("y", metadata=RUN)
+    assert "tool call" not in caught.value.message
+
+
+@pytest.mark.parametrize("spare", [0, 7, 8, 30])
+async def test_keys_that_would_get_too_long_end_in_a_hash(world: World, db_url: str, spare: int) -> None:
+    """A key of 255 characters at most serves, to any depth; what fits stays as it was."""
+    reader = world.agent(name="reader")
+
+    async def read(ctx: RunContext[Any], text: str) -> str:
+        """Let somebody read."""
+        world.done.append(text)
+        return str((await reader.run(text, metadata=ctx.metadata)).output)
+
+    key = "k" * (255 - spare)
+    run = {"workspace_id": "acme", "idempotency_key": key}
+    two = Reply.tool_call("read", {"text": "one"}, more=[("read", {"text": "two"})])
+    outside = Outside(db_url)
+    async with build_llm_service(load_settings(**{**_same(world), "database_url": db_url})) as world.llm:
+        reader.model = PydanticAiLiteLLMModel(world.llm)
+        world.ollama.script(two)
+        first = await world.agent(read).run("x", metadata=run)
+        sends = world.sends
+        again = await world.agent(read).run("x", metadata=run)
+        await world.llm.drain()
+    assert (again.output, world.sends, sorted(world.done)) == (first.output, sends, ["one", "two"])
+    keys = [str(row["idempotency_key"]) for row in await outside.runs()]
+    await outside.close()
+    assert len(keys) == len(set(keys)) == sends + 2
+    assert (keys[0] == f"{key}/clerk/1") == (spare >= len("/clerk/1"))
+    assert {len(each) for each in keys if "~" in each} == {255}
+
+
+async def test_tools_that_are_recorded_already_are_refused_at_once(world: World) -> None:
+    tools: FunctionToolset[Any] = FunctionToolset([])
+    recorded = RecordedToolset(tools, world.llm)
+    for within in (recorded, recorded.prefixed("a"), CombinedToolset([tools, recorded.filtered(bool)])):
+        with pytest.raises(UserError, match="recorded already"):
+            RecordedToolset(within, world.llm)
+    RecordedToolset(CombinedToolset([tools, tools.prefixed("b")]), world.llm)
 
 
 async def test_two_runs_within_one_tool_call_are_refused_in_clear_words(world: World) -> None:

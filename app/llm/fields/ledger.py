@@ -71,7 +71,7 @@ class LedgerFields(Fields):
     payload_key: SecretStr | None = None
     """Encrypts stored requests and answers, in the database and the spool: base64 of 32 bytes, as `openssl rand -base64 32` makes it. Several, separated by commas: the first encrypts, all decrypt. Needs the extra `crypto`."""
     on_abandoned: OnAbandoned = OnAbandoned.RETRY
-    """A key whose owner died: `retry` (take it over) or `refuse`."""
+    """A key whose owner died, or whose work was cut off (`llm.once`, tools): `retry` (take it over) or `refuse`."""
     on_in_progress: OnInProgress = OnInProgress.ERROR
     """A key that another call holds: `error`, or `wait` for its answer."""
     default_workspace: str | None = None

@@ -126,6 +126,10 @@ class AutonomousRunRepo(LedgerRunRepo):
         self._recall.forget(of_prompt(run.workspace_id, run.prompt_sha256, success.candidate_sha256))
         return finished
 
+    async def abandon(self, run: NewRun) -> None:
+        """Let a lease be over, in the background: who waits for it claims again within seconds."""
+        self._begin(super().abandon(run)).add_done_callback(lambda _: self._note_ended(run.run_id))
+
     async def mark_cancelled(self, run: NewRun, failure: Failure) -> Finished:
         """Settle a run whose caller is gone, in the background."""
         self._begin(self._insist(self._unanswered(run, failure, "CANCELLED"), self._give_up_at()))

@@ -89,6 +89,9 @@ class MemoryRunRepo:
         """Return True: nobody can take a run over."""
         return True
 
+    async def abandon(self, run: NewRun) -> None:
+        """Write nothing; effects have keys, and those never get here."""
+
     async def asked(self, workspace_id: str, run_id: str) -> None:
         """Return None: there are no texts."""
 

@@ -88,6 +88,18 @@ class LedgerRunRepo:
         """Move the end of a lease."""
         return await self._transact(lambda: ledger.renew(run.run_id, self.rules.owner, run.lease_s))
 
+    async def abandon(self, run: NewRun) -> None:
+        """Let a lease be over."""
+        try:
+            await self._transact(lambda: ledger.renew(run.run_id, self.rules.owner, 0.0))
+        except LLMLedgerError as fault:
+            self._telemetry.event(
+                events.EVENT_LEASE_NOT_RENEWED,
+                level="warning",
+                llm_run_id=run.run_id,
+                error_message=str(fault),
+            )
+
     async def asked(self, workspace_id: str, run_id: str) -> LLMRequest | Effect | None:
         """Return what a run was about, where that is stored."""
         row = (await self._read(ledger.request_of(workspace_id, run_id))).first

@@ -31,7 +31,15 @@ from app.llm.pydanticai.internals import get_current_run_context
 from app.llm.pydanticai.lanes import Lane, ablest, meet
 from app.llm.pydanticai.settings import request_fields, warn_about_unhonoured
 from app.llm.pydanticai.spans import name_answer, request_span
-from app.llm.pydanticai.steps import agent_facts, agreed, answered_before, named_by, step_facts, step_key
+from app.llm.pydanticai.steps import (
+    agent_facts,
+    agreed,
+    answered_before,
+    named_by,
+    remedy_named,
+    step_facts,
+    step_key,
+)
 from app.llm.pydanticai.streams import LiveStreamedResponse
 from app.llm.streams import LLMStream
 from app.llm.types import (
@@ -257,7 +265,8 @@ class PydanticAiLiteLLMModel(Model[Any]):
     @contextmanager
     def _told(self, *, in_stream: bool = False) -> Iterator[None]:
         try:
-            yield
+            with remedy_named():
+                yield
         except LLMProviderError as error:
             raise model_error(error, asked=self.model_name, in_stream=in_stream) from error
 

@@ -6,14 +6,15 @@ from typing import Any, Protocol
 
 from pydantic import ConfigDict, JsonValue, TypeAdapter, ValidationError
 from pydantic_ai import RunContext
-from pydantic_ai.exceptions import ApprovalRequired, CallDeferred, ModelRetry, ToolFailed
+from pydantic_ai.exceptions import ApprovalRequired, CallDeferred, ModelRetry, ToolFailed, UserError
 from pydantic_ai.messages import ModelResponse, ToolCallPart, ToolReturn, ToolReturnContent
 from pydantic_ai.tools import AgentDepsT
-from pydantic_ai.toolsets import ToolsetTool, WrapperToolset
+from pydantic_ai.toolsets import CombinedToolset, ToolsetTool, WrapperToolset
 from pydantic_core import PydanticSerializationError
 
+from app.llm.effects import Unrecordable
 from app.llm.errors import LLMInvalidRequest
-from app.llm.pydanticai.steps import STEP, inside_tool
+from app.llm.pydanticai.steps import STEP, fitting, inside_tool
 from app.llm.types import LLMCallContext
 
 _VALUE, _RETURN, _RETRY, _FAILED = "value", "tool_return", "retry", "failed"
@@ -52,12 +53,27 @@ class RecordedToolset(WrapperToolset[AgentDepsT]):
     to LLM_ON_ABANDONED, as with calls. In a run without a key, or with a model that is none of ours, tools just run.
 
     What the agent gets is what the ledger keeps, live too: JSON, with files and `ToolReturn` as PydanticAI writes and
-    reads them. `ModelRetry` and `ToolFailed` are results; any other exception is none and leaves the key free, so that a
-    repeated run runs the tool again, as `llm_force_new_execution` does in any case: if the model then asks for something
-    else, that is a conflict. Tools that wait for an approval, or are done elsewhere, are not recorded before they have run.
+    reads them. `ModelRetry` and `ToolFailed` are results. Any other exception is none and frees the key, so that a repeated
+    run runs the tool again, whatever it had done before it raised; `llm_force_new_execution` does in any case: if the model
+    then asks for something else, that is a conflict. A tool that is cancelled, or returns what cannot be recorded, may have
+    done its work: its key is LLM_ON_ABANDONED's, too. Tools that wait for an approval, or are done elsewhere, are not
+    recorded before they have run.
     """
 
     llm: OnceService
+
+    def __post_init__(self) -> None:
+        """Look for recorded tools within: they would wait for the key that this one holds.
+
+        Raises:
+            UserError: There are some.
+        """
+        within: list[Any] = [self.wrapped]
+        for each in within:  # grows on the way, by what each toolset wraps
+            if isinstance(each, RecordedToolset):
+                raise UserError("the tools of a RecordedToolset are recorded already: wrap each toolset once")
+            within += [each.wrapped] if isinstance(each, WrapperToolset) else []
+            within += each.toolsets if isinstance(each, CombinedToolset) else []
 
     async def call_tool(
         self, name: str, tool_args: dict[str, Any], ctx: RunContext[AgentDepsT], tool: ToolsetTool[AgentDepsT]
@@ -66,7 +82,8 @@ class RecordedToolset(WrapperToolset[AgentDepsT]):
 
         Raises:
             LLMContractError: The key of the call cannot be had, or holds other arguments; the tool was not run.
-                `LLMInvalidRequest`: its arguments (before), or what it returned (after), cannot be written as JSON.
+                `LLMInvalidRequest`: its arguments (before), or what it returned (after, with `possibly_paid`), cannot be
+                written as JSON.
             LLMLedgerError: The database is away; the tool was not run.
         """
 
@@ -81,7 +98,7 @@ class RecordedToolset(WrapperToolset[AgentDepsT]):
             forced = bool(facts.pop("force_new_execution", False))
             context = LLMCallContext(**facts)
             kept = await self.llm.once(
-                f"{context.idempotency_key}/tool/{ctx.tool_call_id}",
+                fitting(f"{context.idempotency_key}/tool/{ctx.tool_call_id}"),
                 name,
                 _written(tool_args, f"the arguments of {name}"),
                 work,
@@ -115,7 +132,16 @@ async def _ended(name: str, running: Awaitable[Any]) -> JsonValue:
         faults = error.errors(include_url=False, include_context=False, include_input=False)
         return {_RETRY: "\n".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in faults)}
     how = _RETURN if isinstance(returned, ToolReturn) else _VALUE
-    return {how: _written(returned, f"what {name} returned")}
+    what = f"what {name} returned"
+    try:
+        kept = _written(returned, what)
+    except LLMInvalidRequest as error:
+        raise Unrecordable(error.message) from None
+    try:
+        _read(how, kept)
+    except (PydanticSerializationError, ValueError) as error:
+        raise Unrecordable(f"{what} cannot be read again once it is recorded: {error}") from None
+    return {how: kept}
 
 
 def _told(kept: Any) -> Any:
@@ -125,6 +151,10 @@ def _told(kept: Any) -> Any:
         raise ModelRetry(what)
     if how == _FAILED:
         raise ToolFailed(what)
+    return _read(how, what)
+
+
+def _read(how: str, what: Any) -> Any:
     text = _ANY.dump_json(what)
     return _TOOL_RETURN.validate_json(text) if how == _RETURN else _CONTENT.validate_json(text)
 

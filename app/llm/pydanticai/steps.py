@@ -1,5 +1,6 @@
 """Whose request this is, and which step of which agent run: what keys, rows and sticky routes hang on."""
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -13,8 +14,8 @@ from pydantic_ai.messages import ModelMessage, ModelResponse, ToolCallPart
 from pydantic_ai.tools import ToolDefinition
 
 from app.llm.candidates import Candidate
-from app.llm.errors import LLMInvalidRequest, LLMWorkspaceConflict
-from app.llm.types import LLMCallContext, LLMRequest
+from app.llm.errors import LLMInvalidRequest, LLMKeyConflict, LLMKeyInProgress, LLMWorkspaceConflict
+from app.llm.types import MAX_KEY_CHARS, LLMCallContext, LLMRequest
 
 _MUST_AGREE = ("workspace_id", "pipeline_run_id", "stage")
 
@@ -46,6 +47,12 @@ class NestedRuns(AbstractCapability[Any]):
         """Run the tool while its call is known to the runs that it starts."""
         with inside_tool(ctx.run_id, call.tool_call_id):
             return await handler(args)
+
+
+_REMEDY = (
+    "One tool call that runs one agent several times under one key needs a key for each item (metadata="
+    "{'idempotency_key': ...}), or agents of different names: nothing else tells its runs apart"
+)
 
 
 @contextmanager
@@ -96,7 +103,7 @@ def agreed(sources: Iterable[tuple[str, LLMCallContext]]) -> LLMCallContext:
 def step_key(key: str, run: RunContext[Any] | None, *, name: str | None) -> str:
     """Return the key of one request of a run: `key/agent/step`, or `key/agent>tool_call/step` in a run of a tool.
 
-    A run of a tool of such a run names both calls, and so on.
+    A run of a tool of such a run names both calls, and so on; what gets too long for a key ends in a hash.
 
     Outside an agent run there is one request, so the key itself serves.
 
@@ -112,7 +119,31 @@ def step_key(key: str, run: RunContext[Any] | None, *, name: str | None) -> str:
             "write Agent(..., name='extract') or PydanticAiLiteLLMModel(..., name='extract')"
         )
     path = ">".join([agent, *(str(call) for _, call in _inside.get())])
-    return f"{key}/{path}/{run.run_step}"
+    return fitting(f"{key}/{path}/{run.run_step}")
+
+
+def fitting(key: str) -> str:
+    """Return a derived key; one that no column would hold keeps its beginning and ends in a hash of the whole."""
+    if len(key) <= MAX_KEY_CHARS:
+        return key
+    digest = hashlib.sha256(key.encode(errors="surrogatepass")).hexdigest()
+    return f"{key[: MAX_KEY_CHARS - 1 - len(digest)]}~{digest}"
+
+
+@contextmanager
+def remedy_named() -> Iterator[None]:
+    """Let a refused key of a run that a tool started say what tells the runs of one tool call apart.
+
+    Raises:
+        LLMKeyConflict: As it was, and the remedy.
+        LLMKeyInProgress: Likewise.
+    """
+    try:
+        yield
+    except (LLMKeyConflict, LLMKeyInProgress) as error:
+        if not _inside.get():
+            raise
+        raise type(error)(f"{error.message}. {_REMEDY}", **error.facts) from None
 
 
 def step_facts(request: LLMRequest, context: LLMCallContext) -> dict[str, JsonValue]:

@@ -1,6 +1,7 @@
 """Effects: run once under a key, whoever asks again, and told apart from others under the same key."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -149,19 +150,122 @@ async def test_what_did_nothing_is_recorded_as_cancelled(db_url: str, outside: O
     assert [row["error_code"] for row in await outside.runs()] == ["cancelled", None]
 
 
-async def test_a_caller_that_goes_away_frees_the_key(db_url: str, outside: Outside):
-    work = Work()
-    work.gate = asyncio.Event()
-    async with service(db_url) as llm:
-        call = asyncio.create_task(pay(llm, work))
-        await work.began.wait()
+async def test_work_that_is_cancelled_half_way_is_left_to_a_person_or_run_again(
+    db_url: str, outside: Outside
+):
+    """A thread of it may go on and finish: nobody knows what it did, and nobody waits for its lease."""
+    finished, go_on = threading.Event(), threading.Event()
+    began = asyncio.Event()
+
+    def sync_tool(loop: asyncio.AbstractEventLoop) -> None:
+        loop.call_soon_threadsafe(began.set)
+        go_on.wait(10)
+        finished.set()
+
+    async def work() -> JsonValue:
+        await asyncio.to_thread(sync_tool, asyncio.get_running_loop())
+        return "never told"
+
+    again = Work()
+    async with service(db_url, on_abandoned="refuse") as careful, service(db_url) as other:
+        call = asyncio.create_task(careful.once("k1", "pay", ORDER, work))
+        await began.wait()
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
-        await llm.drain()
-        work.gate = None
-        assert await pay(llm, work) == "receipt 2"
+        go_on.set()
+        await careful.drain()
+        for _ in range(2):
+            with pytest.raises(LLMOutcomeUnknown):
+                await pay(careful, again)
+        assert again.runs == 0
+        assert await asyncio.to_thread(finished.wait, 10), "done, though nobody was told"
+        assert await pay(other, again) == "receipt 1"
+    old, new = await outside.runs()
+    assert (old["status"], old["possibly_paid"], new["supersedes"]) == ("ABANDONED", True, old["id"])
+    assert new["status"] == "SUCCEEDED"
+
+
+@pytest.mark.parametrize("on_abandoned", ["retry", "refuse"])
+async def test_who_waits_in_this_process_for_work_that_is_cancelled_takes_it_over_or_is_told(
+    db_url: str, on_abandoned: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("app.llm.idempotency.CLAIM_AGAIN_S", 0.1)
+    work, heir = Work(), Work("the heir's")
+    work.gate = asyncio.Event()
+    settings = {"on_in_progress": "wait", "lease_grace_s": 600, "on_abandoned": on_abandoned}
+    async with rig(db_url, clock=SystemClock(), **settings) as rigged:
+        call = asyncio.create_task(pay(rigged.llm, work))
+        await work.began.wait()
+        refused = asyncio.Event()
+        rigged.ledger.after = lambda _: refused.set()
+        waiter = asyncio.create_task(pay(rigged.llm, heir))
+        await refused.wait()
+        call.cancel()
+        if on_abandoned == "retry":
+            assert await waiter == "the heir's"
+        else:
+            with pytest.raises(LLMOutcomeUnknown) as caught:
+                await waiter
+            _says_what_to_do(caught.value)
+        assert heir.runs == (on_abandoned == "retry")
+        assert rigged.repo._live == {}
+
+
+async def test_a_caller_that_goes_away_before_the_work_began_frees_the_key(db_url: str, outside: Outside):
+    work = Work()
+    async with rig(db_url, on_abandoned="refuse") as rigged:
+        gate = rigged.ledger.gates["claim"] = asyncio.Event()
+        asked = asyncio.Event()
+        rigged.ledger.before = lambda name: asked.set() if name == "claim" else None
+        call = asyncio.create_task(pay(rigged.llm, work))
+        await asked.wait()
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        gate.set()
+        await rigged.llm.drain()
+        assert await pay(rigged.llm, work) == "receipt 1"
     assert [row["status"] for row in await outside.runs()] == ["CANCELLED", "SUCCEEDED"]
+
+
+async def test_work_that_is_cancelled_while_the_database_is_away_is_left_to_its_lease(
+    db_url: str, outside: Outside
+):
+    work, again = Work(), Work()
+    work.gate = asyncio.Event()
+    async with rig(db_url, clock=Beats(), on_abandoned="refuse") as rigged:
+        call = asyncio.create_task(pay(rigged.llm, work))
+        await work.began.wait()
+        rigged.ledger.away_for = {"renew"}
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        await rigged.llm.drain()
+        with pytest.raises(LLMKeyInProgress):
+            await pay(rigged.llm, again)
+        await outside.end_leases()
+        with pytest.raises(LLMOutcomeUnknown):
+            await pay(rigged.llm, again)
+    assert (work.runs, again.runs) == (1, 0)
+
+
+async def test_work_that_is_cancelled_in_a_unit_of_work_is_unknown_to_it_too(db_url: str):
+    from sqlalchemy.ext.asyncio import AsyncSession
+
+    view, work = Outside(db_url), Work()
+    work.gate = asyncio.Event()
+    async with service(db_url, on_abandoned="refuse") as llm:
+        async with AsyncSession(view.engine) as session:
+            call = asyncio.create_task(pay(llm.joined(session), work))
+            await work.began.wait()
+            call.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await call
+            await session.commit()
+        with pytest.raises(LLMOutcomeUnknown):
+            await pay(llm, Work())
+    await view.close()
 
 
 async def test_force_runs_it_again(sqlite_url: str):
@@ -246,9 +350,18 @@ async def test_a_dead_owners_effect_is_run_again_or_left_to_a_person(db_url: str
             assert work.runs == 0
             (row,) = await outside.runs()
             assert caught.value.run_id == row["id"]
+            _says_what_to_do(caught.value)
         assert await pay(llm, work) == "receipt 1"
     old, new = await outside.runs()
     assert (old["status"], new["status"], new["supersedes"]) == ("ABANDONED", "SUCCEEDED", old["id"])
+
+
+def _says_what_to_do(error: LLMOutcomeUnknown) -> None:
+    """An agent has no argument that forces one tool, and a tool is not paid."""
+    assert "it may have been done" in error.message
+    assert error.message.endswith(f"To do it again: `signalbox runs release {error.run_id}`")
+    assert "force" not in error.message
+    assert "paid" not in error.message
 
 
 async def _abandoned(db_url: str, outside: Outside) -> None:
@@ -259,7 +372,7 @@ async def _abandoned(db_url: str, outside: Outside) -> None:
         rigged.ledger.away_for = {"finish"}
         call = asyncio.create_task(pay(rigged.llm, work))
         await work.began.wait()
-        rigged.repo.mark_cancelled = _nothing  # type: ignore[method-assign]
+        rigged.repo.abandon = _nothing  # type: ignore[method-assign]
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
@@ -370,24 +483,43 @@ async def test_results_are_encrypted_with_the_rest(sqlite_url: str):
         ({"name": "p" * 256}, LLMInvalidRequest, "256 characters"),
         ({"key": "k" * 256}, LLMInvalidRequest, "key: "),
         ({"key": " "}, LLMInvalidRequest, "key: "),
+        ({"key": ""}, LLMInvalidRequest, "key: an effect needs a key of its own, not ''"),
+        ({"key": None}, LLMInvalidRequest, "key: an effect needs a key of its own, not None"),
+        ({"arguments": [1, 2]}, LLMInvalidRequest, "the arguments of pay must be a JSON object, .* not list"),
+        (
+            {"arguments": None},
+            LLMInvalidRequest,
+            "the arguments of pay must be a JSON object, .* not NoneType",
+        ),
     ],
-    ids=["no JSON", "NaN", "unprintable", "long name", "long key", "blank key"],
+    ids=[
+        *("no JSON", "NaN", "unprintable", "long name", "long key", "blank key", "empty key", "no key"),
+        *("list", "no arguments"),
+    ],
 )
 async def test_what_cannot_be_recorded_is_refused_before_the_work(
-    sqlite_url: str, asked: dict[str, Any], error: type[LLMError], says: str
+    db_url: str, asked: dict[str, Any], error: type[LLMError], says: str
 ):
     work = Work()
-    async with service(sqlite_url) as llm:
+    async with service(db_url) as llm:
         with pytest.raises(error, match=says):
             await llm.once(**{"key": "k1", "name": "pay", "arguments": ORDER, "work": work, **asked})
     assert work.runs == 0
 
 
-async def test_a_result_that_is_no_json_is_refused_in_clear_words_and_frees_the_key(sqlite_url: str):
+async def test_work_whose_result_is_no_json_is_not_done_again_unasked(db_url: str, outside: Outside):
     work = Work(float("inf"))
-    async with service(sqlite_url) as llm:
-        with pytest.raises(LLMInvalidRequest, match="what pay returned cannot be recorded as JSON"):
-            await pay(llm, work)
+    async with service(db_url, on_abandoned="refuse") as careful, service(db_url) as llm:
+        with pytest.raises(LLMInvalidRequest, match="what pay returned cannot be recorded as JSON") as caught:
+            await pay(careful, work)
+        (row,) = await outside.runs()
+        assert (caught.value.run_id, caught.value.possibly_paid) == (row["id"], True)
+        assert f"`signalbox runs release {row['id']}`" in caught.value.message
+        await careful.drain()
+        for _ in range(2):
+            with pytest.raises(LLMOutcomeUnknown):
+                await pay(careful, work)
+        assert work.runs == 1
         assert await pay(llm, work) == "receipt 2"
 
 
