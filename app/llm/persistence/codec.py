@@ -16,6 +16,7 @@ from app.llm.deltas import Parts
 from app.llm.errors import LLMLedgerUnavailable
 from app.llm.messages import Message, Part, TextPart, ThinkingPart, ToolCallPart
 from app.llm.ports import Effect, StoredAnswer
+from app.llm.pricing import FREE
 from app.llm.types import (
     NO_USAGE,
     UNKNOWN_USAGE,
@@ -202,6 +203,8 @@ def _encoded(
 ) -> bytes:
     texts = _texts(parts)
     counts = {"input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens}
+    if usage.cached_input_tokens is not None:
+        counts["cached_input_tokens"] = usage.cached_input_tokens
     body = {
         "v": VERSION,
         "parts": _PARTS.dump_python(parts, mode="json") if texts is None else texts,
@@ -273,7 +276,7 @@ def decode_response(
             run_id=run_id,
             served_from=served_from,
             route=tuple(route),
-            cost_usd=0.0,
+            cost_usd=FREE,
         )
     except (ValueError, KeyError, TypeError):  # their texts quote the answer
         fault = LLMLedgerUnavailable(

@@ -14,7 +14,7 @@ from app.llm.persistence import statements as sql
 from app.llm.persistence.codec import PLAIN, Codec, object_json, stored_answer
 from app.llm.persistence.executor import Result, Step, Steps
 from app.llm.persistence.models import ABANDONED, STARTED, SUCCEEDED
-from app.llm.persistence.settlement import Settlement
+from app.llm.persistence.settlement import Settlement, saved_by
 from app.llm.ports import (
     Abandoned,
     ClaimOutcome,
@@ -248,9 +248,7 @@ def _hit_values(run: NewRun, rules: ClaimRules, answer: StoredAnswer) -> dict[st
         "id": run.run_id, "owner": rules.owner, "source_run_id": answer.run_id,
         "provider": response.provider.value, "model": response.model, "candidate_sha256": answer.candidate_sha256,
         "finish_reason": response.finish_reason.value,
-        "saved_input_tokens": response.original_usage.input_tokens,
-        "saved_output_tokens": response.original_usage.output_tokens,
-        "expires_s": rules.key_ttl_s if run.idempotency_key else None,
+        **saved_by(response), "expires_s": rules.key_ttl_s if run.idempotency_key else None,
     }  # fmt: skip
 
 
@@ -304,6 +302,7 @@ def finish(settlement: Settlement, codec: Codec = PLAIN) -> Steps[Finished]:
         )  # the acknowledgement was lost, not the work
     late = {name: run[name] for name in (*sql.ACCOUNTING, "id", "owner")}
     yield Step(sql.RECORD_LATE, late, then=texts)
+    yield Step(sql.NOTE_CHANGES, {"ids": [run["id"]]})
     if settlement.key is None:
         return Finished()  # no key, so nobody else was promised this run's answer
     holder = (yield key_holder(settlement.workspace_id, settlement.key)).first
@@ -358,5 +357,5 @@ def add_replays(counts: Mapping[str, int]) -> Steps[None]:
     yield Step(
         sql.ADD_REPLAYS,
         [{"id": run_id, "count": count} for run_id, count in sorted(counts.items())],
-        final=True,
     )
+    yield Step(sql.NOTE_CHANGES, {"ids": sorted(counts)})

@@ -46,7 +46,7 @@ def test_every_line_gets_a_result_with_its_provenance(signalbox: Run, client: Sc
     assert (done.code, done.out, done.err) == (0, "2 lines: 2 answered, 0 failed\n", "")
     first, second = results()
     assert (first["line"], first["id"], first["text"], first["served_from"]) == (1, "a", "answer 1", "live")
-    assert first["usage"] == {"input_tokens": 3, "output_tokens": 5}
+    assert first["usage"] == {"input_tokens": 3, "output_tokens": 5, "cached_input_tokens": None}
     assert first["run_id"]
     assert (second["line"], second["id"], second["text"]) == (3, None, "answer 2")
     assert OUT.stat().st_mode & 0o777 == 0o600
@@ -186,7 +186,7 @@ def test_half_a_line_is_mended_and_its_answer_replayed(signalbox: Run, client: S
         assert [(each["line"], each["text"], each["run_id"]) for each in results()] == [
             (each["line"], each["text"], each["run_id"]) for each in whole
         ]
-        assert results()[2]["usage"] == {"input_tokens": 0, "output_tokens": 0}
+        assert results()[2]["usage"] == {"input_tokens": 0, "output_tokens": 0, "cached_input_tokens": None}
     assert OUT.stat().st_mode & 0o777 == 0o640
     assert client.sends == 3
     assert sorted(path.name for path in Path().glob("*.jsonl*")) == ["in.jsonl", "out.jsonl"]
