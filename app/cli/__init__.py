@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 from typer.main import get_command
 
-from app.cli import batch, chat, explain, extract, migrate, prune, runs
+from app.cli import batch, chat, costs, explain, extract, migrate, prune, report, runs
 from app.cli.faults import INTERRUPTED, told
 from app.cli.options import AsJson
 from app.cli.output import emit, emit_json, note
@@ -26,6 +26,8 @@ cli.command()(extract.extract)
 cli.command()(batch.batch)
 cli.command()(explain.explain)
 cli.add_typer(runs.group, name="runs")
+cli.command()(report.report)
+cli.add_typer(costs.group, name="costs")
 cli.command()(migrate.migrate)
 cli.command()(prune.prune)
 
