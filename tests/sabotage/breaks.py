@@ -13,6 +13,7 @@ from tests.sabotage.schema_breaks import SCHEMA_BREAKS
 from tests.sabotage.spool_breaks import SPOOL_BREAKS
 from tests.sabotage.stage_breaks import STAGE_BREAKS
 from tests.sabotage.stream_breaks import STREAM_BREAKS
+from tests.sabotage.usage_breaks import USAGE_BREAKS
 from tests.sabotage.wire_breaks import WIRE_BREAKS
 
 BREAKS: tuple[Break, ...] = (
@@ -22,4 +23,5 @@ BREAKS: tuple[Break, ...] = (
     *STAGE_BREAKS,
     *AGENT_BREAKS,
     *DURABLE_BREAKS,
+    *USAGE_BREAKS,
 )  # fmt: skip
