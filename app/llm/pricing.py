@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import ROUND_HALF_EVEN, Context, Decimal
 from functools import lru_cache
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from app.llm.types import LLMProvider, TokenUsage
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 FREE = Decimal(0)
 LOCAL = "local"
 """What stands where others have the version of their prices."""
-_PACKAGE = "genai-prices"
 _SELLERS = {"gemini": "google", "openai": "openai", "anthropic": "anthropic", "groq": "groq"}
 """Our providers by the names that the package has for them; a price of somebody else's would be a guess."""
 _CLOUD_SUFFIXES = ("-cloud", ":cloud")  # https://ollama.com/blog/cloud-models: paid by subscription
@@ -116,13 +114,14 @@ def preload(candidates: Iterable["Candidate"]) -> None:
 
 
 def _looked_up(seller: str, model: str) -> Price:
+    from genai_prices import __version__  # noqa: PLC0415  # as below
     from genai_prices.data_snapshot import get_snapshot  # noqa: PLC0415  # 1.6 MB of prices: only who pays loads them
 
     try:
         _, found = get_snapshot().find_provider_model(model, None, seller, None)
     except LookupError:
         return _UNKNOWN
-    named = f"{_PACKAGE} {version(_PACKAGE)}"
+    named = f"genai-prices {__version__}"
     if isinstance(found.prices, list):
         return Price(named, _model=found)
     rates = _rates(found.prices)

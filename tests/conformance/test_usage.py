@@ -10,7 +10,7 @@ from app.bootstrap import connect
 from app.llm.persistence import rollup, statements_usage
 from app.llm.persistence.backfill import Backfilled, backfill
 from app.llm.persistence.compiled import compiled
-from app.llm.persistence.ledger import add_replays
+from app.llm.persistence.ledger import NOTED_AT_ONCE, add_replays
 from app.llm.persistence.retention import prune
 from app.llm.persistence.rollup import roll_up
 from app.llm.ports import Hit, Won
@@ -169,6 +169,16 @@ async def test_replays_of_an_old_answer_are_counted(autonomous: Ledger, executor
     await executor.transaction(lambda: add_replays({old["id"]: 2, new["id"]: 1}))
     sums = await total(executor)
     assert (sums["replays"], sums["saved_cost_usd"]) == (3, Decimal("1.5"))
+
+
+async def test_replays_of_more_runs_than_one_statement_looks_at_are_counted(
+    autonomous: Ledger, executor: Paused
+):
+    runs = [run_row(LONG_AGO + timedelta(days=n % 3)) for n in range(2 * NOTED_AT_ONCE + 3)]
+    await put(autonomous.outside, *runs)
+    await roll_up(executor)
+    await executor.transaction(lambda: add_replays({run["id"]: 1 for run in runs}))
+    assert (await total(executor))["replays"] == len(runs)
 
 
 async def test_a_run_that_appears_within_an_hour_is_counted_on_its_day(

@@ -14,9 +14,9 @@ from typing import Any
 
 from app.llm.persistence import statements_usage as sql
 from app.llm.persistence.executor import Executor, Step, Steps
+from app.llm.persistence.ledger import note_changes
 from app.llm.persistence.models import ABANDONED
 from app.llm.persistence.settlement import storable_cost
-from app.llm.persistence.statements import NOTE_CHANGES
 from app.llm.pricing import FREE, Price, price_of
 from app.llm.types import TokenUsage
 
@@ -107,8 +107,7 @@ def _write(prices: _Prices) -> Steps[Backfilled]:
         (sql.PRICE_HIT, prices.hits),
     ):
         written.append((yield Step(statement, rows)).rowcount if rows else 0)
-    if ids := sorted({row["id"] for row in (*prices.runs, *prices.hits)}):
-        yield Step(NOTE_CHANGES, {"ids": ids})
+    yield from note_changes(sorted({row["id"] for row in (*prices.runs, *prices.hits)}))
     sends, runs, hits = written
     return Backfilled(runs=runs, sends=sends, hits=hits, unknown=prices.unknown)
 

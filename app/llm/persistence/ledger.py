@@ -33,6 +33,8 @@ from app.llm.types import ServedFrom
 
 ROUNDS = 3
 """Times that a claim starts over because the holder vanished under it."""
+NOTED_AT_ONCE = 100
+"""Runs that one statement looks at."""
 UNPLACED = (
     "the ledger has no run for this outcome: the row is gone, or somebody else's, or ended otherwise; was the database "
     "replaced or restored?"
@@ -302,7 +304,7 @@ def finish(settlement: Settlement, codec: Codec = PLAIN) -> Steps[Finished]:
         )  # the acknowledgement was lost, not the work
     late = {name: run[name] for name in (*sql.ACCOUNTING, "id", "owner")}
     yield Step(sql.RECORD_LATE, late, then=texts)
-    yield Step(sql.NOTE_CHANGES, {"ids": [run["id"]]})
+    yield from note_changes([run["id"]])
     if settlement.key is None:
         return Finished()  # no key, so nobody else was promised this run's answer
     holder = (yield key_holder(settlement.workspace_id, settlement.key)).first
@@ -358,4 +360,12 @@ def add_replays(counts: Mapping[str, int]) -> Steps[None]:
         sql.ADD_REPLAYS,
         [{"id": run_id, "count": count} for run_id, count in sorted(counts.items())],
     )
-    yield Step(sql.NOTE_CHANGES, {"ids": sorted(counts)})
+    yield from note_changes(sorted(counts))
+
+
+def note_changes(run_ids: Sequence[str]) -> Steps[None]:
+    """Note that something of ended runs has changed which reports count."""
+    for start in range(0, len(run_ids), NOTED_AT_ONCE):
+        part = list(run_ids[start : start + NOTED_AT_ONCE])
+        part += part[-1:] * (NOTED_AT_ONCE - len(part))  # a statement of one length, which is compiled once
+        yield Step(sql.NOTE_CHANGES, {"ids": part})
