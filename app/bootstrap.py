@@ -3,6 +3,7 @@
 Adapters are imported where they are built, so that importing this module loads neither a driver nor LiteLLM.
 """
 
+import asyncio
 import os
 import socket
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -15,6 +16,7 @@ from app.llm.endpoints import payload_keys
 from app.llm.errors import LLMLedgerUnavailable, LLMSettingsError
 from app.llm.knowledge import Knowledge
 from app.llm.ports import ChatClient, Describer, LLMRunRepo
+from app.llm.pricing import preload
 from app.llm.providers import Catalog
 from app.llm.redaction import Redactor
 from app.llm.service import LLMService
@@ -61,6 +63,8 @@ async def build_llm_service(
         log_content=settings.log_content,
     )
     catalog = Catalog.from_settings(settings)
+    if priced := [candidate for candidate in catalog.all if candidate.usable and not candidate.local]:
+        await asyncio.to_thread(preload, priced)
     async with AsyncExitStack() as stack:
         describer = None if client or not settings.learn_timeout_s else _describer(settings)
         knowledge = Knowledge(catalog, settings, clock=CLOCK, telemetry=telemetry, describer=describer)

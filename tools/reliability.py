@@ -46,7 +46,7 @@ PROMISES: Mapping[str, str] = {
     "I13": "Nothing of one workspace is visible to another.",
     "I14": "No payload makes finish raise.",
     "I15": "The same key with another request never returns the stored answer.",
-    "I16": "A finished row never changes, but for expiry, retention, late accounting and replay counts.",
+    "I16": "A finished row never changes, but for expiry, retention, late accounting, replay counts and costs that were unknown.",
     "I17": "A secret appears in no row, log, spool, repr, traceback or exception chain.",
     "I18": "Prune skips live runs and live keys.",
     "I19": "Files are private to their owner.",

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 from typer.main import get_command
 
-from app.cli import batch, chat, config, explain, extract, migrate, prune, runs, simulate
+from app.cli import batch, chat, config, costs, explain, extract, migrate, prune, report, runs, simulate
 from app.cli.faults import INTERRUPTED, told
 from app.cli.options import AsJson
 from app.cli.output import emit, emit_json, note
@@ -27,6 +27,8 @@ cli.command()(batch.batch)
 cli.command()(explain.explain)
 cli.add_typer(runs.group, name="runs")
 cli.add_typer(config.group, name="config")
+cli.command()(report.report)
+cli.add_typer(costs.group, name="costs")
 cli.command()(migrate.migrate)
 cli.command()(prune.prune)
 cli.command()(simulate.simulate)

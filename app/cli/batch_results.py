@@ -132,7 +132,7 @@ def answer_line(line: Line, response: LLMResponse) -> dict[str, Any]:
         "model": response.model,
         "usage": response.usage.model_dump(),
         "original_usage": response.original_usage.model_dump(),
-        "cost_usd": response.cost_usd,
+        "cost_usd": None if response.cost_usd is None else float(response.cost_usd),
     }
 
 

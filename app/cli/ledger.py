@@ -1,10 +1,10 @@
-"""What `runs` and `migrate` do once their options are read; loaded by them alone, because that takes time."""
+"""What commands do with the ledger once their options are read; loaded by them alone, because that takes time."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from app.bootstrap import checked_url, connect, database_name, payload_codec
+from app.bootstrap import checked_url, connect, database_name, open_executor, payload_codec
 from app.cli.faults import NotFound
 from app.db.engine import sqlite_file
 from app.llm.errors import LLMLedgerSchema
@@ -92,6 +92,22 @@ async def _details(executor: Executor, start: str, codec: Codec) -> RunDetails:
     if details is None:
         raise NotFound(f"no run begins with {start!r}: `signalbox runs list` names them")
     return details
+
+
+@asynccontextmanager
+async def current() -> AsyncIterator[Executor]:
+    """Yield connections to a database that is there, with the tables of this version.
+
+    Raises:
+        LLMLedgerSchema: There is none, or its tables are others and not to be changed.
+    """
+    settings = load_settings()
+    async with existing(settings):
+        executor = await open_executor(settings)
+    try:
+        yield executor
+    finally:
+        await executor.close()
 
 
 @asynccontextmanager

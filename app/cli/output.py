@@ -4,8 +4,10 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,6 +80,18 @@ def note(text: str) -> None:
     typer.echo(harmless(text), err=True)
 
 
+@contextmanager
+def status_line(text: str) -> "Iterator[Callable[[str], None]]":
+    """Yield what keeps a line on a terminal up to date while something takes long; nothing where nobody watches."""
+    if not (sys.stderr and sys.stderr.isatty()):
+        yield lambda _text: None
+        return
+    from rich.console import Console  # noqa: PLC0415  # --help is fast
+
+    with Console(stderr=True, highlight=False).status(text) as status:
+        yield status.update
+
+
 def harmless(text: str) -> str:
     """Return text whose control characters, which could steer a terminal, are replaced; tabs and line breaks stay."""
     return _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", text)
@@ -131,5 +145,7 @@ def _cell(value: object) -> Any:  # rich's Text
     return Text(text, style=_STYLES.get(text, ""))
 
 
-def _plain(value: object) -> str:
+def _plain(value: object) -> str | float:
+    if isinstance(value, Decimal):
+        return float(value)  # its shortest digits are these, up to a million dollars
     return value.isoformat() if isinstance(value, datetime) else str(value)

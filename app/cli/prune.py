@@ -2,7 +2,7 @@
 
 import asyncio
 import sys
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,9 +14,8 @@ from app.cli.options import AsJson
 from app.cli.output import emit, emit_json, note
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import Callable, Iterator
 
-    from app.llm.persistence.executor import Executor
     from app.llm.persistence.retention import Pruned
 
 
@@ -49,8 +48,8 @@ def prune(
     """Delete old runs with their attempts, then the texts that no run refers to.
 
     A run that is under way stays, and so does one whose idempotency key is live. A text goes once it was not referred
-    to for an hour. Callers may go on meanwhile; stopping is safe, and the next prune goes on. The space is used
-    again for new runs; a SQLite file does not shrink.
+    to for an hour. What `report` counts of a run is kept. Callers may go on meanwhile; stopping is safe, and the next
+    prune goes on. The space is used again for new runs; a SQLite file does not shrink.
     """
     if keys and payloads_only:
         raise UsageFault("--keys and --payloads-only: without its words a run holds its key as before")
@@ -71,36 +70,19 @@ def prune(
 
 
 async def _foretold(order: _Order) -> "Pruned":
-    from app.llm.persistence.retention import preview  # noqa: PLC0415  # --help is fast
+    from app.cli import ledger  # noqa: PLC0415  # --help is fast
+    from app.llm.persistence.retention import preview  # noqa: PLC0415
 
-    async with _ledger() as executor:
+    async with ledger.current() as executor:
         return await preview(executor, **asdict(order))
 
 
 async def _pruned(order: _Order, progress: "Callable[[Pruned], None] | None") -> "Pruned":
-    from app.llm.persistence import retention  # noqa: PLC0415  # --help is fast
+    from app.cli import ledger  # noqa: PLC0415  # --help is fast
+    from app.llm.persistence import retention  # noqa: PLC0415
 
-    async with _ledger() as executor:
+    async with ledger.current() as executor:
         return await retention.prune(executor, **asdict(order), progress=progress)
-
-
-@asynccontextmanager
-async def _ledger() -> "AsyncIterator[Executor]":
-    """Yield connections to a database that is there; pruning never makes one."""
-    from app.bootstrap import checked_url, open_executor  # noqa: PLC0415  # --help is fast
-    from app.db.engine import sqlite_file  # noqa: PLC0415
-    from app.llm.errors import LLMLedgerSchema  # noqa: PLC0415
-    from app.llm.settings import load_settings  # noqa: PLC0415
-
-    settings = load_settings()
-    file = sqlite_file(checked_url(settings))
-    if file is not None and not file.is_file():
-        raise LLMLedgerSchema(f"there is no database at {file}: LLM_DATABASE_URL names the ledger's")
-    executor = await open_executor(settings)
-    try:
-        yield executor
-    finally:
-        await executor.close()
 
 
 def _confirm(order: _Order, age: str) -> None:

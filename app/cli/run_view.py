@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from app.cli.output import emit, emit_facts, emit_table, harmless
@@ -12,8 +13,26 @@ if TYPE_CHECKING:
 _FACTS = (
     *("status", "workspace_id", "pipeline_run_id", "stage", "idempotency_key", "profile", "finish_reason"),
     *("execution", "supersedes", "source_run_id", "replayed_count", "owner", "created_at", "lease_until"),
-    *("finished_at", "expires_at", "latency_ms", "queue_wait_ms", "sends_noted", "cost_usd", "possibly_paid"),
-    *("late", "cache_mode", "error_code", "error_message", "prompt_sha256", "candidate_sha256", "trace_id"),
+    *(
+        "finished_at",
+        "expires_at",
+        "latency_ms",
+        "queue_wait_ms",
+        "sends_noted",
+        "cost_usd",
+        "saved_cost_usd",
+    ),
+    *(
+        "price_version",
+        "possibly_paid",
+        "late",
+        "cache_mode",
+        "error_code",
+        "error_message",
+        "prompt_sha256",
+        "candidate_sha256",
+        "trace_id",
+    ),
 )
 
 
@@ -168,6 +187,8 @@ def _emit_text(title: str, text: str | None, absent: str) -> None:
 def _fact(value: object) -> object:
     if value is False or value == 0:
         return None
+    if isinstance(value, Decimal):
+        return f"{value:f}"
     return f"{value:.0f}" if isinstance(value, float) and value >= 1 else value
 
 

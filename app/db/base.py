@@ -1,6 +1,7 @@
 """The one metadata of the application, with times and database clocks that mean the same on both dialects."""
 
 from datetime import UTC, datetime
+from decimal import ROUND_HALF_EVEN, Context, Decimal
 from typing import Any
 
 import sqlalchemy as sa
@@ -47,6 +48,60 @@ class UTCDateTime(sa.types.TypeDecorator[datetime]):
         if value is None or dialect.name != "sqlite":
             return value
         return datetime.fromisoformat(value).replace(tzinfo=UTC)
+
+
+_NANOS, _EXACT = Decimal(10**9), Context(prec=60, rounding=ROUND_HALF_EVEN)
+
+
+class Money(sa.types.TypeDecorator[Decimal]):
+    """Exact dollars with nine places: NUMERIC on PostgreSQL, a whole number of nano-dollars on SQLite.
+
+    SQLite has no decimals and would keep binary fractions, whose sums drift; whole numbers add up exactly.
+    """
+
+    impl = sa.Numeric
+    cache_ok = True
+
+    def __init__(self) -> None:
+        super().__init__(18, 9)
+
+    @property
+    def python_type(self) -> type[Decimal]:
+        """What a program sees."""
+        return Decimal
+
+    def bind_processor(self, dialect: sa.Dialect) -> Any:
+        """Python to database."""
+        return _nanos if dialect.name == "sqlite" else super().bind_processor(dialect)
+
+    def result_processor(self, dialect: sa.Dialect, coltype: object) -> Any:
+        """Database to Python."""
+        return _dollars if dialect.name == "sqlite" else super().result_processor(dialect, coltype)
+
+
+def _nanos(dollars: Any) -> int | None:
+    return None if dollars is None else int(_EXACT.multiply(Decimal(dollars), _NANOS).to_integral_value())
+
+
+def _dollars(nanos: Any) -> Decimal | None:
+    return None if nanos is None else _EXACT.divide(Decimal(nanos), _NANOS)
+
+
+class utc_day(FunctionElement[str]):  # noqa: N801  # as below
+    """The day of a time, in UTC, as `2026-01-31`."""
+
+    type = sa.String(10)
+    inherit_cache = True
+
+
+@compiles(utc_day, "sqlite")
+def _day_sqlite(element: utc_day, compiler: SQLCompiler, **kw: Any) -> str:  # SQLAlchemy's hook
+    return f"substr({compiler.process(element.clauses, **kw)}, 1, 10)"
+
+
+@compiles(utc_day, "postgresql")
+def _day_postgresql(element: utc_day, compiler: SQLCompiler, **kw: Any) -> str:
+    return f"to_char({compiler.process(element.clauses, **kw)} AT TIME ZONE 'UTC', 'YYYY-MM-DD')"
 
 
 class db_now(FunctionElement[datetime]):  # noqa: N801  # reads as the SQL function it is

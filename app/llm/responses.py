@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from decimal import Decimal
 
 from app.llm.candidates import Candidate
 from app.llm.deltas import Delta, Parts, ToolCallDelta
 from app.llm.messages import ToolCallPart
 from app.llm.ports import NewRun, ProviderReply
+from app.llm.pricing import FREE
 from app.llm.types import Attempt, LLMResponse, ServedFrom
 
 _PROMPT_CHARS = 12
@@ -61,10 +63,10 @@ def unshared(parts: Parts) -> Parts:
     return tuple(part.model_copy(deep=True) if isinstance(part, ToolCallPart) else part for part in parts)
 
 
-def paid(attempts: Sequence[Attempt]) -> float | None:
+def paid(attempts: Sequence[Attempt]) -> Decimal | None:
     """Return the dollars that the sends of one run cost; None while one of them is unknown."""
     costs = [attempt.cost_usd for attempt in attempts]
-    return sum((cost for cost in costs if cost is not None), 0.0) if None not in costs else None
+    return sum((cost for cost in costs if cost is not None), FREE) if None not in costs else None
 
 
 def with_stable_ids(parts: Parts, prompt_sha256: str) -> Parts:

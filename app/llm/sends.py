@@ -11,7 +11,7 @@ from app.llm.candidates import Candidate
 from app.llm.deltas import Answering, Delta, Tell
 from app.llm.errors import LLMCancelled, LLMError, LLMInternal, LLMProviderError, LLMTimeout, LLMUnavailable
 from app.llm.ports import ChatClient, Clock, Listener, LLMRunRepo, NewRun, ProviderReply, StoredAnswer
-from app.llm.pricing import cost_usd
+from app.llm.pricing import FREE, Price, price_for
 from app.llm.responses import with_stable_id
 from app.llm.retry import (
     Again,
@@ -261,7 +261,7 @@ class Sends:
             started_at=started_at,
             finished_at=finished_at,
             latency_ms=(finished_at - started_at).total_seconds() * 1000,
-            **_facts_of(outcome, cost_usd(candidate.provider)),
+            **_facts_of(outcome, price_for(candidate), started_at, with_sound=self.run.route.needs.audio),
         )
         self.attempts.append(attempt)
         self.telemetry.attempt_ended(attempt, self.run)
@@ -281,28 +281,30 @@ def _left_alone(candidate: Candidate, for_s: float) -> LLMUnavailable:
     return error
 
 
-def _facts_of(outcome: _Outcome, price_usd: float | None) -> dict[str, Any]:
+def _facts_of(outcome: _Outcome, price: Price, at: datetime, *, with_sound: bool) -> dict[str, Any]:
     """Return what an attempt says of how its send ended; one that is not known to be free may have cost its price."""
     if isinstance(outcome, ProviderReply):
-        return {
+        facts: dict[str, Any] = {
             "status": "SUCCEEDED",
             "http_status": outcome.http_status,
             "usage": outcome.usage,
-            "cost_usd": price_usd,
         }
-    if isinstance(outcome, LLMProviderError):
-        said = {name: outcome.facts.get(name) for name in ("http_status", "retry_after_s")}
-        return {
+    elif isinstance(outcome, LLMProviderError):
+        facts = {
             "status": "FAILED",
             "error_code": outcome.code,
             "usage": outcome.facts.get("usage", UNKNOWN_USAGE),
             "possibly_paid": outcome.possibly_paid,
-            "cost_usd": price_usd if outcome.possibly_paid else 0.0,
-            **said,
+            **{name: outcome.facts.get(name) for name in ("http_status", "retry_after_s")},
         }
-    return {
-        "status": "CANCELLED",
-        "error_code": LLMCancelled.code,
-        "possibly_paid": True,
-        "cost_usd": price_usd,
-    }
+        if not outcome.possibly_paid:
+            return {**facts, "cost_usd": FREE, "price_version": price.version}
+    else:
+        facts = {
+            "status": "CANCELLED",
+            "error_code": LLMCancelled.code,
+            "possibly_paid": True,
+            "usage": UNKNOWN_USAGE,
+        }
+    cost_usd = price.cost_usd(facts["usage"], at, with_sound=with_sound)
+    return {**facts, "cost_usd": cost_usd, "price_version": price.version}

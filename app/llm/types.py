@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from datetime import datetime
+from decimal import Decimal
 from enum import StrEnum
 from typing import Annotated, Literal, Self
 
@@ -12,6 +13,7 @@ from pydantic import (
     BaseModel,
     Field,
     JsonValue,
+    PlainSerializer,
     SkipValidation,
     ValidationInfo,
     field_validator,
@@ -284,6 +286,10 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
+Dollars = Annotated[Decimal, PlainSerializer(float, return_type=float, when_used="json-unless-none")]
+"""Exact; a number in JSON."""
+
+
 class TokenUsage(Frozen):
     """Tokens of one call. None is unknown, which is not zero."""
 
@@ -336,7 +342,10 @@ class Attempt(Frozen):
     retry_after_s: float | None = None
     possibly_paid: bool = False
     usage: TokenUsage = UNKNOWN_USAGE
-    cost_usd: float | None = None
+    cost_usd: Dollars | None = None
+    """None is unknown."""
+    price_version: str | None = None
+    """Whose prices these were, and of which version."""
 
 
 class LLMResponse(Frozen):
@@ -361,7 +370,7 @@ class LLMResponse(Frozen):
     persisted: bool = True
     """False when the row could not be written yet (it is spooled) or runs are not persisted at all."""
     latency_ms: float = 0.0
-    cost_usd: float | None = None
+    cost_usd: Dollars | None = None
     """None is unknown; local models cost 0."""
 
     @property

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from bench.probes import compute, fresh, growth, pruning, soak, stages, steps, streams
+from bench.probes import compute, fresh, growth, pruning, reports, soak, stages, steps, streams
 from bench.world import World
 
 Figures = dict[str, Any]
@@ -33,6 +33,12 @@ PROBES: Mapping[str, Probe] = {
     "prune": Probe("prune beside a writer", partial(pruning.on_sqlite, rows=20_000)),
     "prune_postgres": Probe("the same on PostgreSQL", partial(pruning.on_postgres, rows=20_000)),
     "prune_million": Probe("prune a million rows", partial(pruning.on_sqlite, rows=1_000_000), 3600.0),
+    "report_million": Probe(
+        "a year's report over a million runs", partial(reports.on_sqlite, rows=1_000_000), 1200.0
+    ),
+    "report_million_postgres": Probe(
+        "the same on PostgreSQL", partial(reports.on_postgres, rows=1_000_000), 1200.0
+    ),
     "growth": Probe("claim and finish as the tables grow", growth.on_sqlite, 1200.0),
     "growth_postgres": Probe("the same on PostgreSQL", growth.on_postgres, 1200.0),
     "soak": Probe("100,000 calls", soak.soak, 1800.0),

@@ -239,7 +239,7 @@ def _line(**changed: Any) -> bytes:
 
 
 BAD_LINES = {
-    "another version": (_line(v=2), "line 1: not of version 1"),
+    "another version": (_line(v=1), "line 1: not of version 2"),
     "no run": (_line(run={}), "line 1: run: not the columns"),
     "a list": (_line(run=[]), "line 1: run: not the columns"),
     "fields missing": (_line(run={"id": "x"}), "line 1: run: not the columns"),
@@ -287,7 +287,7 @@ async def test_a_refused_file_is_read_again_once_it_has_its_name_back(db_url: st
     await _leave_an_answer(db_url)
     (left,) = _files(tmp_path)
     whole = left.read_bytes()
-    left.write_bytes(whole.replace(b'"v":1', b'"v":2'))
+    left.write_bytes(whole.replace(b'"v":2', b'"v":1'))
     async with service(db_url):
         (refused,) = _files(tmp_path, ".refused")
     refused.write_bytes(whole)

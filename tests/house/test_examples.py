@@ -268,7 +268,7 @@ def test_the_block_of_a_durable_agent(stub: StubOllama, capsys: pytest.CaptureFi
 def test_the_block_of_streaming_to_the_terminal(stub: StubOllama, capsys: pytest.CaptureFixture[str]) -> None:
     stub.script(Reply.stream(Thought("hm"), "It sets ", "points.", usage=(9, 4)))
     run("Streaming to the terminal")
-    assert capsys.readouterr().out == "(hm) It sets points.\n4 tokens, 0.0 USD, ollama:llama3.2\n"
+    assert capsys.readouterr().out == "(hm) It sets points.\n4 tokens, 0 USD, ollama:llama3.2\n"
 
 
 def test_the_block_of_a_pipeline(stub: StubOllama, capsys: pytest.CaptureFixture[str]) -> None:

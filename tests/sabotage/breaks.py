@@ -15,6 +15,7 @@ from tests.sabotage.schema_breaks import SCHEMA_BREAKS
 from tests.sabotage.spool_breaks import SPOOL_BREAKS
 from tests.sabotage.stage_breaks import STAGE_BREAKS
 from tests.sabotage.stream_breaks import STREAM_BREAKS
+from tests.sabotage.usage_breaks import USAGE_BREAKS
 from tests.sabotage.wire_breaks import WIRE_BREAKS
 
 BREAKS: tuple[Break, ...] = (
@@ -26,4 +27,5 @@ BREAKS: tuple[Break, ...] = (
     *DURABLE_BREAKS,
     *CONFIG_BREAKS,
     *PROVIDER_BREAKS,
+    *USAGE_BREAKS,
 )  # fmt: skip

@@ -263,7 +263,7 @@ async def open_and_close(*, url: str) -> Any:
 
 async def call_without_rights(*, url: str) -> Any:
     """Start a service as a user who may only read; return the error."""
-    for name in ("alembic.command", "app.llm.persistence.executors.sqlite"):
+    for name in ("alembic.command", "app.llm.persistence.executors.sqlite", "genai_prices.data"):
         importlib.import_module(name)  # before the interpreter's own files are out of reach
 
     if os.geteuid() == 0:

@@ -134,6 +134,12 @@ async def test_gemini_s_thoughts_are_counted_once_as_output(on_gemini: Rig, coun
     assert (reply.usage.input_tokens, reply.usage.output_tokens) == usage
 
 
+async def test_tokens_that_gemini_read_from_its_own_cache_are_told(on_gemini: Rig):
+    counts = {"promptTokenCount": 9, "cachedContentTokenCount": 5, "candidatesTokenCount": 4}
+    reply = await on_gemini.answer(from_gemini({"text": "Fine."}, usage=counts))
+    assert reply.usage == TokenUsage(input_tokens=9, output_tokens=4, cached_input_tokens=5)
+
+
 async def test_a_lone_surrogate_is_replaced_and_other_text_is_left_alone(rig: Rig):
     text = r"a\ud800b \ud83d\ude82 \u0000 c"
     wire = {

@@ -16,6 +16,7 @@ from app.llm.deltas import Parts
 from app.llm.errors import LLMLedgerUnavailable
 from app.llm.messages import Message, Part, TextPart, ThinkingPart, ToolCallPart
 from app.llm.ports import Effect, StoredAnswer
+from app.llm.pricing import FREE
 from app.llm.types import (
     NO_USAGE,
     UNKNOWN_USAGE,
@@ -275,7 +276,7 @@ def decode_response(
             run_id=run_id,
             served_from=served_from,
             route=tuple(route),
-            cost_usd=0.0,
+            cost_usd=FREE,
         )
     except (ValueError, KeyError, TypeError):  # their texts quote the answer
         fault = LLMLedgerUnavailable(

@@ -14,7 +14,7 @@ from app.llm.persistence import statements as sql
 from app.llm.persistence.codec import PLAIN, Codec, object_json, stored_answer
 from app.llm.persistence.executor import Result, Step, Steps
 from app.llm.persistence.models import ABANDONED, STARTED, SUCCEEDED
-from app.llm.persistence.settlement import Settlement
+from app.llm.persistence.settlement import Settlement, saved_by
 from app.llm.ports import (
     Abandoned,
     ClaimOutcome,
@@ -33,6 +33,8 @@ from app.llm.types import ServedFrom
 
 ROUNDS = 3
 """Times that a claim starts over because the holder vanished under it."""
+NOTED_AT_ONCE = 100
+"""Runs that one statement looks at."""
 UNPLACED = (
     "the ledger has no run for this outcome: the row is gone, or somebody else's, or ended otherwise; was the database "
     "replaced or restored?"
@@ -248,9 +250,7 @@ def _hit_values(run: NewRun, rules: ClaimRules, answer: StoredAnswer) -> dict[st
         "id": run.run_id, "owner": rules.owner, "source_run_id": answer.run_id,
         "provider": response.provider.value, "model": response.model, "candidate_sha256": answer.candidate_sha256,
         "finish_reason": response.finish_reason.value,
-        "saved_input_tokens": response.original_usage.input_tokens,
-        "saved_output_tokens": response.original_usage.output_tokens,
-        "expires_s": rules.key_ttl_s if run.idempotency_key else None,
+        **saved_by(response), "expires_s": rules.key_ttl_s if run.idempotency_key else None,
     }  # fmt: skip
 
 
@@ -304,6 +304,7 @@ def finish(settlement: Settlement, codec: Codec = PLAIN) -> Steps[Finished]:
         )  # the acknowledgement was lost, not the work
     late = {name: run[name] for name in (*sql.ACCOUNTING, "id", "owner")}
     yield Step(sql.RECORD_LATE, late, then=texts)
+    yield from note_changes([run["id"]])
     if settlement.key is None:
         return Finished()  # no key, so nobody else was promised this run's answer
     holder = (yield key_holder(settlement.workspace_id, settlement.key)).first
@@ -358,5 +359,13 @@ def add_replays(counts: Mapping[str, int]) -> Steps[None]:
     yield Step(
         sql.ADD_REPLAYS,
         [{"id": run_id, "count": count} for run_id, count in sorted(counts.items())],
-        final=True,
     )
+    yield from note_changes(sorted(counts))
+
+
+def note_changes(run_ids: Sequence[str]) -> Steps[None]:
+    """Note that something of ended runs has changed which reports count."""
+    for start in range(0, len(run_ids), NOTED_AT_ONCE):
+        part = list(run_ids[start : start + NOTED_AT_ONCE])
+        part += part[-1:] * (NOTED_AT_ONCE - len(part))  # a statement of one length, which is compiled once
+        yield Step(sql.NOTE_CHANGES, {"ids": part})

@@ -24,6 +24,7 @@ from app.llm.ports import (
     Success,
     Won,
 )
+from app.llm.pricing import FREE
 from app.llm.types import NO_USAGE, CacheMode, LLMResponse
 
 MAX_ANSWERS = 4096
@@ -169,7 +170,7 @@ class MemoryRunRepo:
 
 def _stored(run: NewRun, candidate_sha256: str, response: LLMResponse) -> StoredAnswer:
     served_again = response.model_copy(
-        update={"usage": NO_USAGE, "cost_usd": 0.0, "persisted": False, "attempts": ()}
+        update={"usage": NO_USAGE, "cost_usd": FREE, "persisted": False, "attempts": ()}
     )
     return StoredAnswer(
         run_id=run.run_id,

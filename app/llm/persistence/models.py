@@ -1,11 +1,12 @@
 """The tables of the ledger: one row per execution of a call, one per send, one per stored text."""
 
 from datetime import datetime
+from decimal import Decimal
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.db.base import Base, UTCDateTime
+from app.db.base import Base, Money, UTCDateTime
 
 STARTED, SUCCEEDED, FAILED, CANCELLED, ABANDONED = "STARTED", "SUCCEEDED", "FAILED", "CANCELLED", "ABANDONED"
 
@@ -51,11 +52,12 @@ class LLMRun(Base):
     total_tokens: Mapped[int | None] = mapped_column(sa.BigInteger)
     saved_input_tokens: Mapped[int | None] = mapped_column(sa.BigInteger)
     saved_output_tokens: Mapped[int | None] = mapped_column(sa.BigInteger)
+    saved_cost_usd: Mapped[Decimal | None] = mapped_column(Money)
     usage_source: Mapped[str | None] = mapped_column(sa.String(32))
-    cost_usd: Mapped[float | None] = mapped_column(sa.Numeric(18, 9, asdecimal=False))
+    cost_usd: Mapped[Decimal | None] = mapped_column(Money)
     price_version: Mapped[str | None] = mapped_column(sa.String(64))
     reserved_tokens: Mapped[int | None] = mapped_column(sa.BigInteger)
-    reserved_cost_usd: Mapped[float | None] = mapped_column(sa.Numeric(18, 9, asdecimal=False))
+    reserved_cost_usd: Mapped[Decimal | None] = mapped_column(Money)
     queue_wait_ms: Mapped[float | None] = mapped_column(sa.Float)
     latency_ms: Mapped[float | None] = mapped_column(sa.Float)
     error_code: Mapped[str | None] = mapped_column(sa.String(64))
@@ -130,7 +132,8 @@ class LLMAttempt(Base):
     finished_at: Mapped[datetime] = mapped_column(UTCDateTime)
     input_tokens: Mapped[int | None] = mapped_column(sa.BigInteger)
     output_tokens: Mapped[int | None] = mapped_column(sa.BigInteger)
-    cost_usd: Mapped[float | None] = mapped_column(sa.Numeric(18, 9, asdecimal=False))
+    cached_input_tokens: Mapped[int | None] = mapped_column(sa.BigInteger)
+    cost_usd: Mapped[Decimal | None] = mapped_column(Money)
     possibly_paid: Mapped[bool] = mapped_column(sa.Boolean, server_default=sa.false())
 
 
@@ -144,3 +147,58 @@ class LLMPayload(Base):
     codec: Mapped[int] = mapped_column(sa.SmallInteger)
     bytes: Mapped[bytes] = mapped_column(sa.LargeBinary)
     last_ref_at: Mapped[datetime] = mapped_column(UTCDateTime)
+
+
+class _Usage:
+    """What the runs of one day had in common, added up. A column without a value there has an empty text here."""
+
+    day: Mapped[str] = mapped_column(sa.String(10), primary_key=True)
+    workspace_id: Mapped[str] = mapped_column(sa.String(255), primary_key=True)
+    stage: Mapped[str] = mapped_column(sa.String(255), primary_key=True)
+    provider: Mapped[str] = mapped_column(sa.String(64), primary_key=True)
+    model: Mapped[str] = mapped_column(sa.String(255), primary_key=True)
+    runs: Mapped[int] = mapped_column(sa.BigInteger)
+    failed: Mapped[int] = mapped_column(sa.BigInteger)
+    cancelled: Mapped[int] = mapped_column(sa.BigInteger)
+    abandoned: Mapped[int] = mapped_column(sa.BigInteger)
+    hits: Mapped[int] = mapped_column(sa.BigInteger)
+    replays: Mapped[int] = mapped_column(sa.BigInteger)
+    input_tokens: Mapped[int] = mapped_column(sa.BigInteger)
+    output_tokens: Mapped[int] = mapped_column(sa.BigInteger)
+    unknown_tokens: Mapped[int] = mapped_column(sa.BigInteger)
+    cost_usd: Mapped[Decimal] = mapped_column(Money)
+    unknown_cost: Mapped[int] = mapped_column(sa.BigInteger)
+    saved_input_tokens: Mapped[int] = mapped_column(sa.BigInteger)
+    saved_output_tokens: Mapped[int] = mapped_column(sa.BigInteger)
+    saved_cost_usd: Mapped[Decimal] = mapped_column(Money)
+    unknown_saved: Mapped[int] = mapped_column(sa.BigInteger)
+    latencies: Mapped[str] = mapped_column(sa.Text)
+
+
+class LLMUsage(_Usage, Base):
+    """The roll-up that reports read: all ended runs of a day, those that are gone included."""
+
+    __tablename__ = "llm_usage"
+
+
+class LLMUsagePruned(_Usage, Base):
+    """The part of it whose runs were pruned: it cannot be counted again."""
+
+    __tablename__ = "llm_usage_pruned"
+
+
+class LLMUsageDay(Base):
+    """When a day was rolled up, and what has happened to its runs since."""
+
+    __tablename__ = "llm_usage_days"
+
+    day: Mapped[str] = mapped_column(sa.String(10), primary_key=True)
+    rolls: Mapped[int] = mapped_column(sa.BigInteger)
+    """How often it was rolled up: who has read an older number writes nothing."""
+    changes: Mapped[int] = mapped_column(sa.BigInteger)
+    """How often something of its ended runs changed that a report counts."""
+    counted: Mapped[int] = mapped_column(sa.BigInteger)
+    """How many of the changes the roll-up has seen."""
+    live: Mapped[int] = mapped_column(sa.BigInteger)
+    """Runs that had not ended then."""
+    rolled_at: Mapped[datetime | None] = mapped_column(UTCDateTime)

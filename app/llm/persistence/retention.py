@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from app.llm.persistence import statements_retention as sql
 from app.llm.persistence.executor import Executor, Steps
+from app.llm.persistence.rollup import keep_usage
 from app.llm.persistence.statements_retention import Address, Selection
 
 T = TypeVar("T")
@@ -55,6 +56,8 @@ async def prune(  # one parameter for each choice
     progress: Callable[[Pruned], None] | None = None,
 ) -> Pruned:
     """Delete runs that finished more than `older_than_s` seconds ago, then payloads that no run refers to.
+
+    What reports count of the runs is kept.
 
     STARTED runs are never touched, nor is a payload that was referred to within the last hour: a later prune finds
     it. Ages are by the database's clock. A cancelled prune ends with the batch that is being written.
@@ -192,7 +195,8 @@ def _prune_page(which: Selection, after: str, last: str) -> Callable[[], Steps[P
             return Pruned(runs=emptied.rowcount)
         deleted = yield sql.delete_runs(which, after, last)
         sends = yield sql.delete_attempts(after, last)
-        return Pruned(runs=deleted.rowcount, attempts=sends.rowcount)
+        yield from keep_usage(deleted.rows)
+        return Pruned(runs=len(deleted.rows), attempts=sends.rowcount)
 
     return steps
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, Literal
 
 from app.llm.persistence.codec import (
@@ -14,12 +15,14 @@ from app.llm.persistence.codec import (
 )
 from app.llm.persistence.models import SUCCEEDED
 from app.llm.ports import Done, Failure, NewRun, Success
+from app.llm.pricing import FREE, price_of
 from app.llm.responses import paid
-from app.llm.types import Attempt, TokenUsage
+from app.llm.types import Attempt, LLMResponse, TokenUsage
 
 MAX_ERROR_CHARS = 500
 MAX_INT = 2**63 - 1
 MAX_SMALL_INT = 2**31 - 1
+MAX_COST_USD = Decimal(10**6)
 
 Values = dict[str, Any]
 
@@ -60,13 +63,21 @@ def of_success(  # facts of the run, choices of the settings
         "status": SUCCEEDED, "provider": response.provider.value, "model": response.model,
         "candidate_sha256": success.candidate_sha256, "finish_reason": response.finish_reason.value,
         **_tokens(response.usage),
-        "saved_input_tokens": _count(response.original_usage.input_tokens) if served else None,
-        "saved_output_tokens": _count(response.original_usage.output_tokens) if served else None,
-        "source_run_id": success.source_run_id, "cost_usd": response.cost_usd,
+        "source_run_id": success.source_run_id, "cost_usd": storable_cost(response.cost_usd),
         "expires_s": key_ttl_s if run.idempotency_key else None,
         "request_payload": texts[0][0] if keep else None, "response_payload": texts[1][0] if keep else None,
+        **(saved_by(response) if served else {}),
     }  # fmt: skip
     return _settlement(run, values, success.attempts, _stored(run, texts, codec) if keep else ())
+
+
+def saved_by(response: LLMResponse) -> Values:
+    """Return what an answer that is served again did not cost this time, at today's price."""
+    usage, price = response.original_usage, price_of(response.provider, response.model)
+    return {
+        "saved_input_tokens": _count(usage.input_tokens), "saved_output_tokens": _count(usage.output_tokens),
+        "saved_cost_usd": storable_cost(price.cost_usd(usage)), "price_version": price.version,
+    }  # fmt: skip
 
 
 def of_effect(  # as above
@@ -76,7 +87,7 @@ def of_effect(  # as above
     texts = _addressed(run, (encode_request(run.request), encode_result(done.result)), codec)
     values = _common(run, owner, (), 0.0, done.latency_ms)
     values |= {
-        "status": SUCCEEDED, **_tokens(TokenUsage()), "cost_usd": 0.0, "expires_s": key_ttl_s,
+        "status": SUCCEEDED, **_tokens(TokenUsage()), "cost_usd": FREE, "expires_s": key_ttl_s,
         "request_payload": texts[0][0] if keep else None, "response_payload": texts[1][0] if keep else None,
     }  # fmt: skip
     return _settlement(run, values, (), _stored(run, texts, codec) if keep else ())
@@ -105,7 +116,7 @@ def of_failure(  # as above
         "request_payload": texts[0][0] if keep else None,
         "response_payload": texts[1][0] if keep and said else None,
         **_tokens(TokenUsage()),
-        "cost_usd": paid(failure.attempts),
+        "cost_usd": storable_cost(paid(failure.attempts)),
     }  # fmt: skip
     return _settlement(run, values, failure.attempts, _stored(run, texts, codec) if keep else ())
 
@@ -113,6 +124,11 @@ def of_failure(  # as above
 def storable(text: str) -> str:
     """Return text that every database takes: no NULs, no lone surrogates, not too long."""
     return text.replace("\x00", "").encode("utf-8", "replace").decode()[:MAX_ERROR_CHARS]
+
+
+def storable_cost(cost_usd: Decimal | None) -> Decimal | None:
+    """Return dollars, or None where no column could hold them."""
+    return None if cost_usd is None or cost_usd >= MAX_COST_USD else cost_usd
 
 
 def _common(run: NewRun, owner: str, attempts: Any, queue_wait_ms: float, latency_ms: float) -> Values:
@@ -124,7 +140,8 @@ def _common(run: NewRun, owner: str, attempts: Any, queue_wait_ms: float, latenc
         "id": run.run_id, "owner": owner, "provider": provider, "model": model, "candidate_sha256": identity,
         "finish_reason": None, "cost_usd": None, "queue_wait_ms": queue_wait_ms, "latency_ms": latency_ms,
         "error_code": None, "error_message": None, "source_run_id": None, "saved_input_tokens": None,
-        "saved_output_tokens": None, "expires_s": None, "request_payload": None, "response_payload": None,
+        "saved_output_tokens": None, "saved_cost_usd": None,
+        "price_version": last.price_version if last else None, "expires_s": None, "request_payload": None, "response_payload": None,
         "possibly_paid": True in [attempt.possibly_paid for attempt in attempts],
     }  # fmt: skip
 
@@ -167,7 +184,8 @@ def _attempt(run_id: str, attempt: Attempt) -> Values:
         "http_status": _count(attempt.http_status, MAX_SMALL_INT), "retry_after_s": attempt.retry_after_s,
         "started_at": attempt.started_at, "finished_at": attempt.finished_at,
         "input_tokens": _count(attempt.usage.input_tokens), "output_tokens": _count(attempt.usage.output_tokens),
-        "cost_usd": attempt.cost_usd, "possibly_paid": attempt.possibly_paid,
+        "cached_input_tokens": _count(attempt.usage.cached_input_tokens),
+        "cost_usd": storable_cost(attempt.cost_usd), "possibly_paid": attempt.possibly_paid,
     }  # fmt: skip
 
 

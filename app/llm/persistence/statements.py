@@ -10,13 +10,22 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert  # its ON CONFLICT compiles on SQLite as well
 
-from app.db.base import Base, db_now, seconds_until
+from app.db.base import Base, db_now, seconds_until, utc_day
 from app.llm.persistence.compiled import PREFIX
-from app.llm.persistence.models import ABANDONED, STARTED, SUCCEEDED, LLMAttempt, LLMPayload, LLMRun
+from app.llm.persistence.models import (
+    ABANDONED,
+    STARTED,
+    SUCCEEDED,
+    LLMAttempt,
+    LLMPayload,
+    LLMRun,
+    LLMUsageDay,
+)
 
 runs = Base.metadata.tables[LLMRun.__tablename__]
 attempts = Base.metadata.tables[LLMAttempt.__tablename__]
 payloads = Base.metadata.tables[LLMPayload.__tablename__]
+usage_days = Base.metadata.tables[LLMUsageDay.__tablename__]
 
 _NULL = sa.null()
 
@@ -155,7 +164,7 @@ def _of_source(name: str) -> sa.ScalarSelect[Any]:
 
 _ANSWERED = {
     **_bound(runs, "provider", "model", "candidate_sha256", "finish_reason", "source_run_id"),
-    **_bound(runs, "saved_input_tokens", "saved_output_tokens"),
+    **_bound(runs, "saved_input_tokens", "saved_output_tokens", "saved_cost_usd", "price_version"),
     "status": _literal(SUCCEEDED),
     **dict.fromkeys(("input_tokens", "output_tokens", "total_tokens", "cost_usd"), sa.literal_column("0")),
     "sends_noted": sa.literal_column("0"),
@@ -192,15 +201,25 @@ ACCOUNTING = (
         "output_tokens",
         "total_tokens",
     ),
-    *("usage_source", "cost_usd", "queue_wait_ms", "latency_ms", "error_code", "error_message"),
+    *(
+        "usage_source",
+        "cost_usd",
+        "price_version",
+        "queue_wait_ms",
+        "latency_ms",
+        "error_code",
+        "error_message",
+    ),
     *("possibly_paid", "request_payload", "response_payload"),
 )
-SETTLED = (*ACCOUNTING, "status", "source_run_id", "saved_input_tokens", "saved_output_tokens")
+SETTLED = (
+    *(*ACCOUNTING, "status", "source_run_id", "saved_input_tokens", "saved_output_tokens", "saved_cost_usd"),
+)
 """Columns that settling writes from a settlement as they are."""
 SENT = (
     *("run_id", "ordinal", "provider", "model", "candidate_sha256", "status", "error_code"),
     *("http_status", "retry_after_s", "started_at", "finished_at", "input_tokens", "output_tokens"),
-    *("cost_usd", "possibly_paid"),
+    *("cached_input_tokens", "cost_usd", "possibly_paid"),
 )
 KEPT = ("workspace_id", "sha256", "codec", "bytes")
 FINISH_ANSWERED = (
@@ -229,3 +248,21 @@ ADD_REPLAYS = (
     .values(replayed_count=runs.c.replayed_count + _bind("count", sa.BigInteger))
     .where(_HAS_ID)
 )
+
+_no: sa.ColumnElement[int] = sa.literal_column("0", sa.Integer)
+_one: sa.ColumnElement[int] = sa.literal_column("1", sa.Integer)
+_changed_days = (
+    sa.select(utc_day(runs.c.created_at), _no, _one, _no, _no)
+    .where(
+        runs.c.id.in_(sa.bindparam(PREFIX + "ids", expanding=True, type_=sa.String)),
+        utc_day(runs.c.created_at) < utc_day(db_now()),
+    )
+    .group_by(utc_day(runs.c.created_at))
+    .order_by(utc_day(runs.c.created_at))
+)
+NOTE_CHANGES = (
+    insert(usage_days)
+    .from_select(["day", "rolls", "changes", "counted", "live"], _changed_days)
+    .on_conflict_do_update(index_elements=[usage_days.c.day], set_={"changes": usage_days.c.changes + _one})
+)
+"""Of ended runs; the present day is rolled up anew anyway, so most of these write nothing."""

@@ -16,6 +16,7 @@ from app.db.base import db_now
 from app.llm.persistence.executor import Step
 from app.llm.persistence.models import STARTED
 from app.llm.persistence.statements import attempts, payloads, runs
+from app.llm.persistence.statements_usage import PRUNED_COLUMNS
 
 SCAN = 5_000
 """Rows that one read looks at."""
@@ -170,8 +171,8 @@ def count_attempts(which: Selection, after: str, last: str) -> Step:
 
 
 def delete_runs(which: Selection, after: str, last: str) -> Step:
-    """Return the deletion of a page's runs, but for those that somebody is writing to."""
-    return _step(sa.delete(runs).where(_lock_runs(which, after, last)))
+    """Return the deletion of a page's runs, but for those that somebody is writing to; it returns what they count."""
+    return _step(sa.delete(runs).where(_lock_runs(which, after, last)).returning(*PRUNED_COLUMNS))
 
 
 def empty_runs(which: Selection, after: str, last: str) -> Step:

@@ -10,6 +10,7 @@ from pydantic_ai import messages as pai
 from pydantic_ai.usage import RequestUsage
 
 from app.llm.messages import TextPart, ThinkingPart, ToolCallPart
+from app.llm.pricing import FREE
 from app.llm.pydanticai.messages import SIGNATURE
 from app.llm.types import NO_USAGE, Attempt, FinishReason, LLMResponse, ServedFrom, TokenUsage
 
@@ -32,7 +33,7 @@ def model_response(
     live = response.served_from is ServedFrom.LIVE
     return pai.ModelResponse(
         parts=_parts(response),
-        usage=_usage(response.original_usage if live else NO_USAGE, response.cost_usd if live else 0.0),
+        usage=_usage(response.original_usage if live else NO_USAGE, response.cost_usd if live else FREE),
         model_name=response.model,
         provider_name=response.provider.value,
         finish_reason=_FINISH[response.finish_reason],
@@ -68,12 +69,12 @@ def tool_call(part: ToolCallPart, provider: str) -> pai.ToolCallPart:
     )
 
 
-def _usage(tokens: TokenUsage, cost_usd: float | None) -> RequestUsage:
+def _usage(tokens: TokenUsage, cost_usd: Decimal | None) -> RequestUsage:
     return RequestUsage(
         input_tokens=tokens.input_tokens or 0,
         cache_read_tokens=tokens.cached_input_tokens or 0,
         output_tokens=tokens.output_tokens or 0,
-        cost=None if cost_usd is None else Decimal(str(cost_usd)),
+        cost=cost_usd,
     )
 
 
@@ -96,6 +97,6 @@ def _provenance(response: LLMResponse) -> dict[str, JsonValue]:
     return {
         "llm_run_id": response.run_id,
         "served_from": response.served_from.value,
-        "original_usage": response.original_usage.model_dump(),
+        "original_usage": response.original_usage.model_dump(exclude={"cached_input_tokens"}),
         "route": [dict(entry) for entry in response.route],
     }

@@ -127,6 +127,7 @@ def _gemini_usage(counts: Mapping[str, Any]) -> TokenUsage:
     return TokenUsage(
         input_tokens=None if prompt is None else prompt + (tools or 0),
         output_tokens=sum(known) if known else None,
+        cached_input_tokens=counted(counts.get("cachedContentTokenCount")),
     )
 
 

@@ -108,6 +108,22 @@ async def test_a_revision_that_is_not_known_is_newer_and_refused(empty: AsyncEng
     assert await schema_state(empty) == "newer"
 
 
+async def test_costs_that_were_recorded_before_prices_are_still_what_they_were(empty: AsyncEngine):
+    """Nothing but zero and unknown was recorded then; SQLite kept dollars, and keeps nano-dollars since."""
+    await upgrade(empty, "0001")
+    table = models.LLMRun.__table__
+    needed = [each.name for each in table.c if not each.nullable and each.server_default is None]
+    row = dict.fromkeys(needed, "") | {"fingerprint_version": 1, "created_at": sa.func.current_timestamp()}
+    old = sa.table("llm_runs", *map(sa.column, [*row, "cost_usd"]))
+    async with empty.begin() as connection:
+        for name, cost in (("local", 0.0), ("unknown", None)):
+            await connection.execute(sa.insert(old).values(**{**row, "id": name, "cost_usd": cost}))
+    await upgrade(empty)
+    async with empty.connect() as connection:
+        found = (await connection.execute(sa.select(table.c.id, table.c.cost_usd).order_by(table.c.id))).all()
+    assert [tuple(each) for each in found] == [("local", 0), ("unknown", None)]
+
+
 async def test_older_tables_are_upgraded_or_refused(empty: AsyncEngine, empty_url: str):
     await upgrade(empty)
     await downgrade(empty, "base")

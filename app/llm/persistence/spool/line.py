@@ -7,6 +7,7 @@ import base64
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 import sqlalchemy as sa
@@ -15,9 +16,9 @@ from app.db.base import UTCDateTime
 from app.llm.persistence import statements as sql
 from app.llm.persistence.codec import to_json
 from app.llm.persistence.models import CANCELLED, FAILED, SUCCEEDED
-from app.llm.persistence.settlement import Settlement, Values
+from app.llm.persistence.settlement import MAX_COST_USD, Settlement, Values
 
-VERSION = 1
+VERSION = 2
 
 _Columns = Mapping[str, sa.Column[Any]]
 _RUN: _Columns = {
@@ -40,7 +41,8 @@ def to_line(settled: Settlement) -> bytes:
     """Return one line."""
     body = {
         "v": VERSION, "workspace_id": settled.workspace_id, "key": settled.key,
-        "request_sha256": settled.request_sha256, "run": settled.run,
+        "request_sha256": settled.request_sha256,
+        "run": {name: _written(value) for name, value in settled.run.items()},
         "attempts": [{name: _written(value) for name, value in row.items()} for row in settled.attempts],
         "payloads": [{name: _written(value) for name, value in row.items()} for row in settled.payloads],
     }  # fmt: skip
@@ -98,7 +100,7 @@ def _row(raw: object, columns: _Columns, what: str) -> Values:
     for name, column in columns.items():
         try:
             row[name] = _read(raw[name], column)
-        except (ValueError, TypeError, OverflowError):
+        except (ValueError, TypeError, OverflowError, InvalidOperation):
             raise ValueError(f"{what}: the value of {name} does not fit its column") from None
     return row
 
@@ -106,6 +108,8 @@ def _row(raw: object, columns: _Columns, what: str) -> Values:
 def _written(value: Any) -> Any:
     if isinstance(value, datetime):
         return value.isoformat()
+    if isinstance(value, Decimal):
+        return str(value)
     return base64.b64encode(value).decode() if isinstance(value, bytes) else value
 
 
@@ -126,6 +130,9 @@ def _read(raw: Any, column: sa.Column[Any]) -> Any:
         moment = datetime.fromisoformat(raw)
         moment.astimezone(UTC)  # in years that there are
         raw, fits = moment, moment.tzinfo is not None
+    elif kind is Decimal:
+        raw = Decimal(raw) if isinstance(raw, str) else Decimal("NaN")
+        fits = raw.is_finite() and 0 <= raw < MAX_COST_USD
     elif kind is str:
         fits = isinstance(raw, str) and _is_storable(raw, getattr(column.type, "length", None))
     elif kind is int:

@@ -52,9 +52,9 @@ def test_times_of_attempts_keep_their_zone():
         (b"[" * 100_000, "not JSON"),
         (b"[]", "not an object"),
         (b"null", "not an object"),
-        (b'{"v":2}', "not of version 1, which is what this program reads: rename"),
-        (b'{"v":1}', "names"),
-        (b'{"v":1,"run":{}}', "names"),
+        (b'{"v":1}', "not of version 2, which is what this program reads: rename"),
+        (b'{"v":2}', "names"),
+        (b'{"v":2,"run":{}}', "names"),
     ],
     ids=lambda value: str(value[:12]),
 )

@@ -112,7 +112,7 @@ def test_a_file_with_a_line_that_cannot_be_read_is_kept_for_a_human(tmp_path: Pa
     refused = heir.adopt(left)
     assert refused is not None
     assert (refused.file, refused.lines) == (left.with_suffix(".refused"), 2)
-    assert "line 2: not of version 1" in refused.reason
+    assert "line 2: not of version 2" in refused.reason
     assert list(heir.pending) == [whole]
     assert (refused.file.read_bytes(), left.exists()) == (written, False)
     heir.settled(whole.run_id)
