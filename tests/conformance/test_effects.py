@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from app.core.ids import new_id
 from app.llm.fingerprint import effect_sha256
-from app.llm.ports import TOOL, Conflict, Done, Effect, InProgress, NewRun, Replay, Won
+from app.llm.ports import TOOL, Abandoned, Conflict, Done, Effect, InProgress, NewRun, Replay, Won
 from app.llm.types import CacheMode
 from tests.conformance.conftest import Ledger
 from tests.support.ledger import again, changed, new_run, request, success
@@ -92,6 +92,33 @@ async def test_a_lease_is_moved_by_its_owner_while_the_run_is_started(ledger: Le
     assert late.fenced
     assert late.winner is not None
     assert late.winner.result == DONE.result
+
+
+async def test_a_run_that_its_owner_abandons_is_a_dead_owners_at_once(ledger: Ledger):
+    """I7, I8: nobody else can, and a run that has ended stays as it is."""
+    one, two, careful, run = (
+        ledger.repo("one"),
+        ledger.repo("two"),
+        ledger.repo("three", on_abandoned="refuse"),
+        effect_run(),
+    )
+    await one.create_started(run)
+    await two.abandon(run)
+    await ledger.seen()
+    assert isinstance(await two.create_started(again(run)), InProgress)
+    await ledger.seen()
+    await one.abandon(run)
+    await ledger.seen()
+    assert await careful.create_started(again(run)) == Abandoned(run_id=run.run_id)
+    await ledger.seen()
+    heir = again(run)
+    assert await two.create_started(heir) == Won(run_id=heir.run_id, execution=2, supersedes=run.run_id)
+    await ledger.seen()
+    await two.mark_done(heir, DONE)
+    await ledger.seen()
+    await two.abandon(heir)
+    await ledger.seen()
+    assert isinstance(await one.create_started(again(run)), Replay)
 
 
 async def test_what_a_run_was_about_is_told_within_its_workspace_once_it_is_stored(ledger: Ledger):

@@ -126,6 +126,23 @@ DURABLE_BREAKS = (
         (ONCE + "what_raises_frees_the_key_and_is_recorded_without_secrets[sqlite]",),
     ),
     Break(
+        "cancelled-work-frees-its-key",
+        "I7",
+        EFFECTS,
+        "await self._repo.abandon(run)\n                raise\n            except Unrecordable",
+        "await self._repo.mark_cancelled(run, self._failure(LLMCancelled('it is gone'), began_s))\n"
+        "                raise\n            except Unrecordable",
+        (ONCE + "work_that_is_cancelled_half_way_is_left_to_a_person_or_run_again[sqlite]",),
+    ),
+    Break(
+        "work-whose-result-is-no-json-frees-its-key",
+        "I7",
+        EFFECTS,
+        "raise Unrecordable(error.message) from None",
+        "raise error from None",
+        (ONCE + "work_whose_result_is_no_json_is_not_done_again_unasked[sqlite]",),
+    ),
+    Break(
         "retry-of-a-tool-is-not-recorded",
         "durable",
         RECORDED,

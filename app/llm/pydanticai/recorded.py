@@ -48,9 +48,10 @@ class OnceService(Protocol):
 class RecordedToolset(WrapperToolset[AgentDepsT]):
     """Tools whose results are recorded: `Agent(model, toolsets=[RecordedToolset(FunctionToolset([pay]), llm)])`.
 
-    In a run with an idempotency key a call of a tool has a key of its own, `{key of its step}/tool/{tool call}`: it runs
-    once, and a run that is repeated under the same key gets what it returned. A process that dies within a tool leaves it
-    to LLM_ON_ABANDONED, as with calls. In a run without a key, or with a model that is none of ours, tools just run.
+    In a run with an idempotency key a call of a tool has a key of its own, `{key of its step}/tool/{tool call}` (with a
+    hash at its end where that gets too long): it runs once, and a run that is repeated under the same key gets what it
+    returned. A process that dies within a tool leaves it to LLM_ON_ABANDONED, as with calls. In a run without a key, or with
+    a model that is none of ours, tools just run.
 
     What the agent gets is what the ledger keeps, live too: JSON, with files and `ToolReturn` as PydanticAI writes and
     reads them. `ModelRetry` and `ToolFailed` are results. Any other exception is none and frees the key, so that a repeated
