@@ -87,13 +87,9 @@ class LLMStream:
             self._read = False
         if delta is not None:
             return delta
-        closed = self._closed()
-        self._over = True
         if task.cancelled():
-            raise LLMCancelled(
-                f"the {closed} was closed while the answer was read; what had arrived is recorded",
-                possibly_paid=self._passage.whole is None,
-            )
+            raise self._closed()
+        self._over = True
         self._response = task.result()
         return self._response
 
@@ -109,8 +105,14 @@ class LLMStream:
         if task is not None and not task.done() and not task.get_loop().is_closed():
             task.get_loop().call_soon_threadsafe(task.cancel)
 
-    def _closed(self) -> str:
-        return "stream" if self._over else "service"
+    def _closed(self) -> LLMCancelled:
+        """Return what a reader is told whose stream, or service, somebody else closed."""
+        closed = "stream" if self._over else "service"
+        self._over = True
+        return LLMCancelled(
+            f"the {closed} was closed while the answer was read; what had arrived is recorded",
+            possibly_paid=self._passage.whole is None,
+        )
 
     def _begin(self) -> asyncio.Task[LLMResponse]:
         if self._task is None:

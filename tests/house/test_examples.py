@@ -1,6 +1,7 @@
 """The examples run as a new user runs them, and every block of the README's section does what it says."""
 
 import json
+import logging
 import os
 import re
 import runpy
@@ -37,6 +38,14 @@ def example(name: str, *options: str, **variables: str) -> list[str]:
     return start(str(EXAMPLES / f"{name}.py"), *options, **variables).splitlines()
 
 
+def in_this_process(name: str, monkeypatch: pytest.MonkeyPatch, *options: str) -> None:
+    """Run an example here, where what takes long is loaded already."""
+    monkeypatch.syspath_prepend(EXAMPLES)
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", *options])
+    monkeypatch.setattr(logging.getLogger("signalbox"), "handlers", [])
+    runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
+
+
 def test_structured_extraction_pays_once() -> None:
     first = example("structured_extraction")
     again = example("structured_extraction")
@@ -68,14 +77,12 @@ def test_a_pipeline_pays_again_only_for_what_its_own_transaction_forgot(
     if database == "postgres":
         monkeypatch.setenv("LLM_DATABASE_URL", request.getfixturevalue("pg_empty_url"))
         monkeypatch.setenv("LLM_AUTO_MIGRATE", "true")
-    monkeypatch.syspath_prepend(EXAMPLES)
     for mode, again in (("autonomous", "replay"), ("joined", "live")):
         options = ["--joined"] if mode == "joined" else []
         if (mode, database) == ("autonomous", "sqlite"):
             told = example("pipeline", *options)
         else:
-            monkeypatch.setattr(sys, "argv", ["pipeline.py", *options])
-            runpy.run_path(str(EXAMPLES / "pipeline.py"), run_name="__main__")
+            in_this_process("pipeline", monkeypatch, *options)
             told = capfd.readouterr().out.splitlines()
         served = [line.split()[1].rstrip(",") for line in told if line.startswith("  ")]
         assert served == ["live"] * 3 + [again] * 3
@@ -162,21 +169,36 @@ def fails(name: str, *, closed: Callable[[], None] = lambda: None, **variables: 
     return line
 
 
-@pytest.mark.parametrize("name", ["structured_extraction", "stream_to_terminal"])
-def test_an_example_without_its_provider_says_so_in_one_line(name: str) -> None:
-    line = fails(name, LLM_OLLAMA_API_BASE="http://127.0.0.1:9")
+def test_an_example_without_its_provider_says_so_in_one_line() -> None:
+    line = fails("stream_to_terminal", LLM_OLLAMA_API_BASE="http://127.0.0.1:9")
     assert line.startswith("ollama:llama3.2 does not answer at http://127.0.0.1:9: start it with")
 
 
-@pytest.mark.pg
-def test_an_example_without_its_tables_says_so_in_one_line(pg_empty_url: str) -> None:
-    line = fails("pipeline", LLM_OLLAMA_API_BASE="http://127.0.0.1:9", LLM_DATABASE_URL=pg_empty_url)
-    assert "signalbox migrate" in line
-
-
-def test_an_example_with_a_wrong_setting_says_so_in_one_line() -> None:
-    line = fails("pipeline", LLM_OLLAMA_API_BASE="http://127.0.0.1:9", LLM_DATABASE_URL="nonsense")
-    assert line.startswith("LLM_DATABASE_URL=********: not a database URL")
+@pytest.mark.parametrize(
+    ("name", "wrong", "told"),
+    [
+        ("structured_extraction", {}, "ollama:llama3.2 does not answer at http://127.0.0.1:9"),
+        ("pipeline", {"LLM_DATABASE_URL": "nonsense"}, r"LLM_DATABASE_URL=\*+: not a database URL"),
+        pytest.param("pipeline", {"LLM_DATABASE_URL": ""}, "signalbox migrate", marks=pytest.mark.pg),
+    ],
+    ids=["provider", "setting", "tables"],
+)
+def test_what_an_example_lacks_is_one_line_and_no_traceback(
+    request: pytest.FixtureRequest,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    wrong: dict[str, str],
+    told: str,
+) -> None:
+    """In this process: the text that it ends with is what Python writes to stderr before exit code 1."""
+    monkeypatch.setenv("LLM_OLLAMA_API_BASE", "http://127.0.0.1:9")
+    for variable, value in wrong.items():
+        monkeypatch.setenv(variable, value or request.getfixturevalue("pg_empty_url"))
+    with pytest.raises(SystemExit, match=told) as ended:
+        in_this_process(name, monkeypatch)
+    assert "\n" not in str(ended.value)
+    assert capfd.readouterr().err == ""
 
 
 def test_a_stream_whose_output_is_closed_says_so_in_one_line() -> None:
