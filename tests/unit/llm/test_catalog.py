@@ -62,7 +62,7 @@ def test_a_name_of_no_known_provider_is_refused_with_the_known_ones(name: str):
         catalog().pinned(name)
 
 
-@pytest.mark.parametrize("provider", set(LLMProvider) - {LLMProvider.OLLAMA})
+@pytest.mark.parametrize("provider", sorted(set(LLMProvider) - {LLMProvider.OLLAMA}))
 def test_a_provider_that_wants_a_key_is_usable_only_with_it(provider: str):
     assert not catalog().pinned(f"{provider}:g").usable
     assert not catalog(**{f"{provider}_api_key": ""}).pinned(f"{provider}:g").usable
