@@ -63,11 +63,9 @@ async def build_llm_service(
         log_content=settings.log_content,
     )
     catalog = Catalog.from_settings(settings)
-    if priced := [candidate for candidate in catalog.all if candidate.usable and not candidate.local]:
-        await asyncio.to_thread(preload, priced)
+    await _load_prices(catalog)
     async with AsyncExitStack() as stack:
-        describer = None if client or not settings.learn_timeout_s else _describer(settings)
-        knowledge = Knowledge(catalog, settings, clock=CLOCK, telemetry=telemetry, describer=describer)
+        knowledge = _knowledge(catalog, settings, telemetry, asks=client is None)
         stack.push_async_callback(knowledge.close)
         repo, join = await _ledger(settings, telemetry, stack)
         service = LLMService(
@@ -86,6 +84,17 @@ async def build_llm_service(
         stack.push_async_callback(service.close)
         _tell_ready(settings, catalog, telemetry)
         yield service
+
+
+def _knowledge(catalog: Catalog, settings: LLMSettings, telemetry: Telemetry, *, asks: bool) -> Knowledge:
+    describer = _describer(settings) if asks and settings.learn_timeout_s else None
+    return Knowledge(catalog, settings, clock=CLOCK, telemetry=telemetry, describer=describer)
+
+
+async def _load_prices(catalog: Catalog) -> None:
+    """Look up what each candidate costs, in a thread, so that no call waits for it; local ones cost nothing."""
+    if priced := [candidate for candidate in catalog.all if candidate.usable and not candidate.local]:
+        await asyncio.to_thread(preload, priced)
 
 
 def _tell_ready(settings: LLMSettings, catalog: Catalog, telemetry: Telemetry) -> None:

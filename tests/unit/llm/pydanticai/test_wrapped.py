@@ -14,6 +14,7 @@ from pydantic_ai.exceptions import (
     ModelHTTPError,
     ModelRateLimitError,
     ModelTimeoutError,
+    UsageLimitExceeded,
 )
 from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse, TextPart, ToolCallPart
 from pydantic_ai.models import Model
@@ -116,8 +117,15 @@ async def test_a_wrapped_model_streams(
 async def test_a_wrapped_model_counts_before_it_asks(name: str) -> None:
     """A FallbackModel counts nothing: it does not know yet who will answer."""
     llm = ScriptedService(answer("Paris."))
-    limits = UsageLimits(input_tokens_limit=100, count_tokens_before_request=True)
-    await Agent(WRAPPERS[name](PydanticAiLiteLLMModel(llm))).run("Where?", usage_limits=limits)
+    agent = Agent(WRAPPERS[name](PydanticAiLiteLLMModel(llm)))
+    with pytest.raises(UsageLimitExceeded):
+        await agent.run(
+            "Where?", usage_limits=UsageLimits(input_tokens_limit=1, count_tokens_before_request=True)
+        )
+    assert llm.requests == []
+    enough = UsageLimits(input_tokens_limit=100, count_tokens_before_request=True)
+    await agent.run("Where?", usage_limits=enough)
+    assert len(llm.requests) == 1
 
 
 async def test_override_puts_the_model_in_and_takes_it_out_again() -> None:
