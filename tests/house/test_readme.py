@@ -1,4 +1,4 @@
-"""The README keeps its word, and so does the page of streams: each program runs from a built wheel, in an empty folder, against a stub provider."""
+"""The README and the page of streams keep their word: each program runs from a built wheel, against a stub provider."""
 
 import os
 import re
