@@ -102,6 +102,7 @@ class _Verdict:
 
 _ANY_4XX, _ANY_5XX = range(400, 500), range(500, 600)
 
+_TOO_LONG = _Verdict(error=LLMContextExceeded, text="cannot hold the prompt")
 _NO_CREDIT = _Verdict(error=LLMRateLimited, text="has no credit left: top up its account", retryable=False)
 _TOO_MUCH = _Verdict(
     error=LLMRateLimited, text="takes fewer tokens in a minute than this request has", retryable=False
@@ -111,7 +112,7 @@ _FLAGGED = _Verdict(error=LLMContentFiltered, text="filtered the prompt", possib
 _BY_CODE: Mapping[str, _Verdict] = {
     "insufficient_quota": _NO_CREDIT,
     "billing_error": _NO_CREDIT,
-    "context_length_exceeded": _Verdict(error=LLMContextExceeded, text="cannot hold the prompt"),
+    "context_length_exceeded": _TOO_LONG,
     "invalid_prompt": _FLAGGED,
     "content_filter": _FLAGGED,
     "tool_use_failed": _Verdict(
@@ -172,7 +173,7 @@ _BY_WORDS: tuple[tuple[range, re.Pattern[str], _Verdict], ...] = (
             r"(?i)exceeds? (?:the )?(?:maximum number of tokens|(?:available )?context)|prompt is too long"
             r"|context (?:length|window) exceeded|maximum context length|reduce the length of the messages"
         ),
-        _Verdict(error=LLMContextExceeded, text="cannot hold the prompt"),
+        _TOO_LONG,
     ),
     (
         _ANY_5XX,
