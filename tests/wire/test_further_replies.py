@@ -206,6 +206,14 @@ async def test_counts_come_in_a_chunk_of_their_own(choices: dict[str, Any]):
     assert (reply.parts, reply.usage.total_tokens) == ((TextPart(text="Hi"),), 7)
 
 
+async def test_counts_of_groq_come_in_an_object_of_its_own():
+    said = {"index": 0, "delta": {"content": "Hi"}, "finish_reason": "stop"}
+    stream = events({"choices": [said], "x_groq": {"id": "r", **COUNTS}})
+    async with rig_on("groq") as rig:
+        reply, _ = await heard_of(rig, Reply.stream(stream, end=End.UNFINISHED))
+    assert (reply.parts, reply.usage.total_tokens) == ((TextPart(text="Hi"),), 7)
+
+
 @pytest.mark.parametrize(
     "after", [{"error": {"type": "server_error"}}, {"object": "ping"}], ids=["error", "other"]
 )

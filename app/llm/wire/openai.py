@@ -119,8 +119,13 @@ def _refused(message: Json) -> bool:
 
 
 def _note_usage(payload: Json, exchange: Exchange) -> None:
-    """Note the counts and take them away; reasoning is among the tokens of the answer."""
-    usage = payload.pop("usage", None)
+    """Note the counts and take them away; reasoning is among the tokens of the answer.
+
+    Groq's streams have them in an object of its own: https://console.groq.com/docs/api-reference.
+    """
+    usage, of_groq = payload.pop("usage", None), payload.get("x_groq")
+    if usage is None and isinstance(of_groq, dict):
+        usage = of_groq.get("usage")
     if isinstance(usage, dict):
         details = usage.get("prompt_tokens_details")
         exchange.usage = TokenUsage(
