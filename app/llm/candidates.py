@@ -38,6 +38,8 @@ class ModelFacts(Frozen):
     context_tokens: int | None = None
     tools: bool | None = None
     vision: bool | None = None
+    weights: str | None = None
+    """The digest of what the name stands for now; another one answers otherwise."""
 
     def applied(self, caps: ProviderCaps) -> ProviderCaps:
         """Return caps that agree with these facts; a window is never wider than what is asked for."""
@@ -62,7 +64,8 @@ class Candidate(Frozen):
     enabled: bool = True
     """False where the settings switch its provider off."""
     identity: str
-    """`candidate_sha256`: provider, model, API base and the options that our provider module adds."""
+    """`candidate_sha256`: provider, model, API base, the options that our provider module adds, and the digest of the
+    weights where that is known."""
 
     @property
     def name(self) -> str:

@@ -29,7 +29,9 @@ class Knowledge:
     """The catalog of this moment, shared by all views of a service; on one event loop.
 
     The strongest word on a model is its provider's refusal, then the settings, then what its provider says of it, then
-    the table of the provider module. What is learned changes what a candidate can do, never its identity.
+    the table of the provider module. What is learned changes what a candidate can do, and of which weights its answers
+    are: the digest of these joins its identity, so that answers of others are not served for its own. No request
+    changes, and no call does that has its route.
     """
 
     def __init__(
@@ -140,10 +142,11 @@ class Knowledge:
 
     def _renew(self, name: str) -> None:
         """Make another catalog, if what is known says something else than the present one."""
-        candidate = self.catalog.pinned(name)
-        caps = known_caps(self._settings, candidate.provider, candidate.model, self._said.get(name))
+        candidate, said = self.catalog.pinned(name), self._said.get(name)
+        caps = known_caps(self._settings, candidate.provider, candidate.model, said)
         for word in self._refused.get(name, ()):
             caps = without(caps, word)
-        if caps != candidate.caps:
-            self.catalog = self.catalog.with_caps(name, caps)
+        then = self.catalog.with_caps(name, caps, weights=said.weights if said else None)
+        if then.pinned(name) != candidate:
+            self.catalog = then
             self._telemetry.event(EVENT_LEARNED, provider=candidate.provider, model=candidate.model)

@@ -23,7 +23,7 @@ LOCAL = "local"
 _SELLERS = {"gemini": "google", "openai": "openai", "anthropic": "anthropic", "groq": "groq"}
 """Our providers by the names that the package has for them; a price of somebody else's would be a guess."""
 _CLOUD_SUFFIXES = ("-cloud", ":cloud")  # https://ollama.com/blog/cloud-models: paid by subscription
-_TOKENS = {"input_mtok", "output_mtok", "cache_read_mtok"}
+_TOKENS = {"input_mtok", "output_mtok", "cache_read_mtok", "cache_write_mtok", "cache_write_1h_mtok"}
 _BY_THE_CALL = "requests_kcount"
 _NANO = Decimal("1e-9")
 _EXACT = Context(prec=60, rounding=ROUND_HALF_EVEN)
@@ -48,6 +48,10 @@ class _Rates(NamedTuple):
     output: _Rate
     dear_sound: bool
     """Whether sound in a prompt has a price of its own; how many tokens were sound is not known."""
+    written: _Rate | None = None
+    """Of what the provider writes to its cache for five minutes; None where that has no price."""
+    written_1h: _Rate | None = None
+    """Likewise for an hour."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +70,7 @@ class Price:
         """Return dollars to the nano; None while the price or a count is unknown.
 
         Args:
-            usage: What was consumed; cached tokens are part of the input, reasoning is part of the output.
+            usage: What was consumed; tokens of a cache are part of the input, reasoning is part of the output.
             at: When; None is now.
             with_sound: Whether the prompt held sound.
         """
@@ -75,16 +79,33 @@ class Price:
         rates = (
             self._fixed if self._model is None else _rates(self._model.get_prices(at or datetime.now(UTC)))
         )
-        read, written, cached = usage.input_tokens, usage.output_tokens, usage.cached_input_tokens or 0
-        if rates is None or read is None or written is None or cached > read:
+        read, said, cached = usage.input_tokens, usage.output_tokens, usage.cached_input_tokens or 0
+        kept = usage.cache_write_tokens or 0
+        if rates is None or read is None or said is None or cached + kept > read:
             return None
         if with_sound and rates.dear_sound:
             return None
-        micros = _EXACT.multiply(rates.input.at(read), read - cached)
-        micros = _EXACT.fma(rates.output.at(read), written, micros)
+        micros = _EXACT.multiply(rates.input.at(read), read - cached - kept)
+        micros = _EXACT.fma(rates.output.at(read), said, micros)
         if cached:
             micros = _EXACT.fma(rates.cached.at(read), cached, micros)
+        if kept:
+            written = _written(rates, read, kept, usage.cache_write_1h_tokens or 0)
+            if written is None:
+                return None
+            micros = _EXACT.add(micros, written)
         return micros.scaleb(-6, _EXACT).quantize(_NANO, context=_EXACT)
+
+
+def _written(rates: _Rates, read: int, kept: int, an_hour: int) -> Decimal | None:
+    """Return micro-dollars for what was written to a cache, `an_hour` of it for an hour; None without its price."""
+    micros = FREE
+    for rate, tokens in ((rates.written, kept - an_hour), (rates.written_1h, an_hour)):
+        if tokens < 0 or (tokens and rate is None):
+            return None
+        if rate is not None:
+            micros = _EXACT.fma(rate.at(read), tokens, micros)
+    return micros
 
 
 _NOTHING, _UNKNOWN = Price(LOCAL), Price(None)
@@ -139,6 +160,8 @@ def _rates(price: "ModelPrice") -> _Rates | None:
         cached=rates.get("cache_read_mtok", rates["input_mtok"]),
         output=rates["output_mtok"],
         dear_sound="input_audio_mtok" in said,
+        written=rates.get("cache_write_mtok"),
+        written_1h=rates.get("cache_write_1h_mtok"),
     )
 
 

@@ -1,5 +1,6 @@
 """What would have become of recorded calls under other settings: routed once more, and nobody is called. Pure."""
 
+import sys
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterable
@@ -7,11 +8,19 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean, median
 from typing import Self
 
+from app.llm.candidates import ProviderCaps, RouteDecision
 from app.llm.errors import LLMContractError
+from app.llm.pricing import price_for
 from app.llm.providers import Catalog
 from app.llm.router import LLMRouter
 from app.llm.settings import LLMSettings
-from app.llm.types import LLMRequest
+from app.llm.types import LLMRequest, TokenUsage
+
+_ABLE = {
+    **{name: True for name in ProviderCaps.model_fields if name.startswith("supports_")},
+    "max_context_tokens": sys.maxsize,
+}
+"""Of a candidate that has shown what it can do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,28 +105,38 @@ class World:
 
     router: LLMRouter
     catalog: Catalog
+    _proven: dict[str, Catalog] = field(default_factory=dict, init=False, compare=False, repr=False)
+    """Catalogs in which one candidate, by its name, can do everything."""
 
     @classmethod
     def of(cls, settings: LLMSettings) -> Self:
         """Return the world of these settings; what was learned at run time is not in it."""
         return cls(router=LLMRouter.from_settings(settings), catalog=Catalog.from_settings(settings))
 
-    def kept(self, call: Recorded, request: LLMRequest) -> tuple[str, ...]:
-        """Return who would be asked, in order.
+    def route(self, call: Recorded, request: LLMRequest, *, able: bool = False) -> RouteDecision:
+        """Return who would be asked, in order; `able`: whoever answered then can do what was asked.
 
         Raises:
             LLMContractError: The request is none under these settings.
         """
-        decision = self.router.route(request, caps=self.catalog, stage=call.stage)
-        return tuple(candidate.name for candidate in decision.kept)
+        caps = self._with_proof(call.served_by) if able else self.catalog
+        return self.router.route(request, caps=caps, stage=call.stage)
+
+    def _with_proof(self, name: str) -> Catalog:
+        found = self._proven.get(name)
+        if found is None:
+            caps = self.catalog.pinned(name).caps.model_copy(update=_ABLE)
+            found = self._proven[name] = self.catalog.with_caps(name, caps)
+        return found
 
 
 class Simulation:
     """Takes recorded calls one by one, and says in the end where they would have gone under other settings.
 
     Whoever was passed over, be it that it failed, was left alone, or turned out to lack something, is passed over
-    again: those that stand before the one that answered, in the recorded route or under the present settings. So the
-    settings in force move nothing.
+    again: those that stand before the one that answered, in the recorded route or under the present settings. And
+    whoever answered what the present settings do not know it for, as its provider had said at run time, is able to under
+    settings that say the same of it. So the settings in force move nothing.
     """
 
     def __init__(self, *, now: World, then: World) -> None:
@@ -135,21 +154,24 @@ class Simulation:
             self._moves.unread += 1
             return
         self._note(call)
+        able = self._turned_out_able(call, call.request)
         try:
-            kept = self._then.kept(call, call.request)
-            passed = self._passed_over(call, call.request)
+            decision = self._then.route(call, call.request, able=able)
         except LLMContractError as error:
             self._moves.homeless[call.served_by, error.code] += 1
             return
-        found = next((name for name in kept if name not in passed), None)
+        passed = self._passed_over(call, call.request, able=able)
+        found = next((each for each in decision.kept if each.name not in passed), None)
         if found is None:
-            why = "only candidates that did not answer then" if kept else "no candidate"
+            why = "only candidates that did not answer then" if decision.kept else "no candidate"
             self._moves.homeless[call.served_by, why] += 1
-        elif found == call.served_by:
-            self._moves.after.setdefault(found, Share()).add(call.tokens, call.cost_usd)
+        elif found.name == call.served_by:
+            self._moves.after.setdefault(found.name, Share()).add(call.tokens, call.cost_usd)
         else:
-            self._moves.moved[call.served_by, found] += 1
-            self._arrived[found].add(call.tokens, None)
+            self._moves.moved[call.served_by, found.name] += 1
+            usage = TokenUsage(input_tokens=call.input_tokens, output_tokens=call.output_tokens)
+            cost_usd = price_for(found).cost_usd(usage, with_sound=decision.needs.audio)
+            self._arrived[found.name].add(call.tokens, None if cost_usd is None else float(cost_usd))
 
     def outcome(self) -> Moves:
         """Return what came of the calls so far; call it once."""
@@ -168,19 +190,35 @@ class Simulation:
         if call.cost_usd is not None and call.tokens:
             self._paid[call.served_by].add(call.tokens, call.cost_usd)
 
-    def _passed_over(self, call: Recorded, request: LLMRequest) -> set[str]:
+    def _passed_over(self, call: Recorded, request: LLMRequest, *, able: bool) -> set[str]:
         ahead: set[str] = set()
-        for kept in (call.kept, self._now.kept(call, request)):
+        for kept in (call.kept, self._kept_now(call, request, able=able)):
             if call.served_by in kept:
                 ahead |= set(kept[: kept.index(call.served_by)])
         return ahead
 
+    def _kept_now(self, call: Recorded, request: LLMRequest, *, able: bool = False) -> tuple[str, ...]:
+        """Return whom the present settings would ask; nobody where the request is none under them any more."""
+        try:
+            return tuple(each.name for each in self._now.route(call, request, able=able).kept)
+        except LLMContractError:
+            return ()
+
+    def _turned_out_able(self, call: Recorded, request: LLMRequest) -> bool:
+        """Return whether more was known at run time of who answered than settings say that agree about it."""
+        name = call.served_by
+        if name in self._kept_now(call, request):
+            return False
+        try:
+            now, then = (world.catalog.pinned(name) for world in (self._now, self._then))
+        except LLMContractError:  # its provider is not there any more
+            return False
+        return now.caps == then.caps
+
     def _priced(self, name: str, share: Share) -> Share:
-        """Return what arrives at a candidate with its cost: nothing on one's own hosts, else by what it took before."""
-        if self._then.catalog.pinned(name).local:
-            return replace(share, cost_usd=0.0, cost_unknown=0)
+        """Return what arrives at a candidate with its cost: by its price, else by what it took for a token before."""
         paid = self._paid.get(name)
-        if paid is None:
+        if paid is None or share.cost_unknown < share.runs:
             return share
         cost_usd = paid.cost_usd / paid.tokens * share.tokens
         return replace(share, cost_usd=cost_usd, cost_unknown=share.tokens_unknown)

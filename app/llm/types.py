@@ -298,6 +298,10 @@ class TokenUsage(Frozen):
     """With those of the reasoning, which providers bill as output."""
     cached_input_tokens: int | None = Field(default=None, exclude_if=lambda count: count is None)
     """Those of the input that the provider read from its own cache, at its lower price."""
+    cache_write_tokens: int | None = Field(default=None, exclude_if=lambda count: count is None)
+    """Those of the input that the provider wrote to its own cache, at its higher price; None where it wrote none."""
+    cache_write_1h_tokens: int | None = Field(default=None, exclude_if=lambda count: count is None)
+    """Those of what it wrote that it keeps for an hour instead of five minutes, at a price of their own."""
 
     @property
     def total_tokens(self) -> int | None:

@@ -345,6 +345,13 @@ async def test_a_backfill_prices_what_was_unknown_and_the_report_shows_it(
     assert await backfill(executor) == Backfilled(unknown=1)
 
 
+async def test_a_hit_whose_prompt_had_sound_stays_unknown(autonomous: Ledger, executor: Paused):
+    """Sound has a price of its own, and how many tokens were sound nobody knows."""
+    hit = hit_row(saved_cost_usd=None, saved_input_tokens=2_000_000, needs='{"audio": true}', **FLASH)
+    await put(autonomous.outside, hit)
+    assert await backfill(executor) == Backfilled(unknown=1)
+
+
 async def test_a_run_gets_its_cost_only_when_every_send_has_one(autonomous: Ledger, executor: Paused):
     seen = autonomous.outside
     run = run_row(cost_usd=None, **FLASH)

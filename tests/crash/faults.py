@@ -393,6 +393,26 @@ STATED = (
         todo="Check `LLM_GEMINI_API_KEY`.",
     ),
     Fault(
+        name="402 no credit", replies=_all(Reply.status(402)), kind=RATE_LIMITED, http=402, falls=Falls.YES,
+        says="has no credit left", todo="Top up the account; until then the next candidate is asked.",
+    ),
+    Fault(
+        name="413, more tokens than a minute has", kind=RATE_LIMITED, http=413, falls=Falls.YES,
+        replies={"groq": Reply.status(413, body={"error": {
+            "message": "Request too large for model on tokens per minute (TPM)", "type": "tokens",
+            "code": "rate_limit_exceeded",
+        }})},
+        todo="Shorten the prompt or lower `max_output_tokens`, or ask for more tokens a minute.",
+    ),
+    Fault(
+        name="400, a tool call that it could not read", kind=BAD_RESPONSE, **_ASK_AGAIN, http=400, paid=Paid.MAYBE,
+        replies={"groq": Reply.status(400, body={"error": {
+            "message": "Failed to call a function. See 'failed_generation' for more details.",
+            "type": "invalid_request_error", "code": "tool_use_failed",
+        }})},
+        todo="Ask a model that is better with tools.",
+    ),
+    Fault(
         name="404 unknown model", replies=_all(Reply.status(404)), kind=MODEL_NOT_FOUND, http=404,
         falls=Falls.IF_SET, todo="`ollama pull MODEL`, or correct the model's name.",
     ),

@@ -127,3 +127,14 @@ def test_a_package_that_registers_nonsense_is_refused_by_its_name(tmp_path: Path
     assert "LLMSettingsError" in done.stderr
     assert "of beam" in done.stderr
     assert why in done.stderr
+
+
+def test_a_class_whose_name_is_not_that_of_its_entry_point_is_refused(installed: Path, tmp_path: Path):
+    """Its settings would have one name, and it would read those of the other."""
+    about = tmp_path / "site" / "beam-1.dist-info"
+    about.mkdir(parents=True)
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: beam\nVersion: 1\n")
+    (about / "entry_points.txt").write_text("[signalbox.providers]\nbeam = lighthouse:Lighthouse\n")
+    done = run("from app.llm import load_settings; load_settings()", tmp_path, tmp_path / "site", installed)
+    assert "the provider 'beam' of beam (LLM_BEAM_...) cannot be used" in done.stderr
+    assert "its class has the name 'lighthouse'" in done.stderr

@@ -167,8 +167,8 @@ CONFIG_BREAKS = (
         "simulation-forgets-who-failed",
         "simulation",
         f"{_HERE}simulation.py",
-        "next((name for name in kept if name not in passed), None)",
-        "next(iter(kept), None)",
+        "next((each for each in decision.kept if each.name not in passed), None)",
+        "next(iter(decision.kept), None)",
         ("tests/unit/llm/test_simulation.py::test_the_settings_in_force_move_nothing",),
     ),
     Break(

@@ -217,8 +217,8 @@ WIRE_BREAKS = (
         "wait-is-not-read",
         "errors",
         MAPPED,
-        "_MAY_NAME_A_WAIT = {429, 503}",
-        "_MAY_NAME_A_WAIT = {503}",
+        "_MAY_NAME_A_WAIT = {429, 503, 529}",
+        "_MAY_NAME_A_WAIT = {503, 529}",
         (FAILURES + "the_wait_that_a_provider_asks_for_is_read_from_its_header",),
     ),
     Break(

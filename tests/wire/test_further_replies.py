@@ -143,20 +143,88 @@ def _joined(whole: ProviderReply) -> ProviderReply:
     return replace(whole, parts=parts_of(deltas_of(whole.parts)))
 
 
-async def test_counts_that_anthropic_tells_at_the_start_are_kept():
-    counts = {"input_tokens": 10, "cache_read_input_tokens": 4, "output_tokens": 1}
-    events: list[dict[str, Any]] = [
-        {"type": "message_start", "message": {"model": "m", "content": [], "usage": counts}},
+def events(*said: dict[str, Any]) -> bytes:
+    return b"".join(b"data: " + json.dumps(each).encode() + b"\n\n" for each in said)
+
+
+def hi_of_anthropic(start: dict[str, Any], end: dict[str, Any]) -> bytes:
+    """Return a stream of Anthropic's with these counts at its start and at its end."""
+    return events(
+        {"type": "message_start", "message": {"model": "m", "content": [], "usage": start}},
         {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
         {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "Hi"}},
         {"type": "content_block_stop", "index": 0},
-        {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 7}},
+        {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": end},
         {"type": "message_stop"},
-    ]
-    said = b"".join(b"data: " + json.dumps(event).encode() + b"\n\n" for event in events)
+    )
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        {"output_tokens": 7},
+        {"input_tokens": 10, "output_tokens": 7},
+        {"input_tokens": None, "cache_creation": None, "output_tokens": 7},
+        {"cache_read_input_tokens": 4, "cache_creation_input_tokens": 6, "output_tokens": 7},
+    ],
+    ids=len,
+)
+async def test_counts_that_anthropic_tells_at_the_start_are_kept(end: dict[str, Any]):
+    start = {
+        "input_tokens": 10, "cache_read_input_tokens": 4, "output_tokens": 1, "cache_creation_input_tokens": 6,
+        "cache_creation": {"ephemeral_5m_input_tokens": 4, "ephemeral_1h_input_tokens": 2},
+    }  # fmt: skip
     async with rig_on("anthropic") as rig:
-        reply, _ = await heard_of(rig, Reply.stream(said, end=End.UNFINISHED))
-    assert reply.usage == TokenUsage(input_tokens=14, output_tokens=7, cached_input_tokens=4)
+        reply, _ = await heard_of(rig, Reply.stream(hi_of_anthropic(start, end), end=End.UNFINISHED))
+    assert reply.usage == TokenUsage(
+        input_tokens=20, output_tokens=7, cached_input_tokens=4, cache_write_tokens=6, cache_write_1h_tokens=2
+    )
+
+
+async def test_counts_that_anthropic_tells_at_the_end_replace_those_of_the_start():
+    later = {"input_tokens": 30, "cache_read_input_tokens": 8, "output_tokens": 7}
+    stream = hi_of_anthropic({"input_tokens": 10, "cache_read_input_tokens": 4}, later)
+    async with rig_on("anthropic") as rig:
+        reply, _ = await heard_of(rig, Reply.stream(stream, end=End.UNFINISHED))
+    assert reply.usage == TokenUsage(input_tokens=38, output_tokens=7, cached_input_tokens=8)
+
+
+def hi_of_openai(*rest: dict[str, Any]) -> bytes:
+    """Return a stream of OpenAI's with these chunks after the one that ends the answer."""
+    said = {"index": 0, "delta": {"content": "Hi"}, "finish_reason": None}
+    return events({"choices": [said]}, {"choices": [{**said, "delta": {}, "finish_reason": "stop"}]}, *rest)
+
+
+COUNTS = {"usage": {"prompt_tokens": 3, "completion_tokens": 4}}
+
+
+@pytest.mark.parametrize("choices", [{"choices": []}, {"choices": None}, {}], ids=str)
+async def test_counts_come_in_a_chunk_of_their_own(choices: dict[str, Any]):
+    async with rig_on("openai") as rig:
+        stream = hi_of_openai({**choices, **COUNTS}) + b"data: [DONE]\n\n"
+        reply, _ = await heard_of(rig, Reply.stream(stream, end=End.UNFINISHED))
+    assert (reply.parts, reply.usage.total_tokens) == ((TextPart(text="Hi"),), 7)
+
+
+async def test_counts_of_groq_come_in_an_object_of_its_own():
+    said = {"index": 0, "delta": {"content": "Hi"}, "finish_reason": "stop"}
+    stream = events({"choices": [said], "x_groq": {"id": "r", **COUNTS}})
+    async with rig_on("groq") as rig:
+        reply, _ = await heard_of(rig, Reply.stream(stream, end=End.UNFINISHED))
+    assert (reply.parts, reply.usage.total_tokens) == ((TextPart(text="Hi"),), 7)
+
+
+@pytest.mark.parametrize(
+    "after", [{"error": {"type": "server_error"}}, {"object": "ping"}], ids=["error", "other"]
+)
+async def test_what_follows_a_complete_answer_takes_nothing_of_it_away(after: dict[str, Any]):
+    async with rig_on("openai") as rig:
+        reply, _ = await heard_of(rig, Reply.stream(hi_of_openai(COUNTS, after), end=End.UNFINISHED))
+    assert (reply.parts, reply.usage.total_tokens, reply.http_status) == ((TextPart(text="Hi"),), 7, 200)
+    async with rig_on("anthropic") as rig:
+        stream = hi_of_anthropic({"input_tokens": 3}, {"output_tokens": 4}) + events(after)
+        reply, _ = await heard_of(rig, Reply.stream(stream, end=End.UNFINISHED))
+    assert (reply.parts, reply.usage.total_tokens, reply.http_status) == ((TextPart(text="Hi"),), 7, 200)
 
 
 async def test_groq_streams_no_answer_that_is_held_to_a_schema():
@@ -232,6 +300,103 @@ async def test_an_error_within_a_stream_has_the_status_that_it_would_have_had(fa
     for status, error in ((429, LLMRateLimited), (500, LLMUnavailable)):
         failed = await ended(far, Reply.stream(*before, Failure(status=status)), listened=True)
         assert (failed["error"], failed["http_status"]) == (error, status)
+
+
+CUT_WITHIN = [
+    pytest.param("", id="before its arguments"),
+    pytest.param('{"city": "Os', id="within its arguments"),
+]
+
+
+def cut_call_of_openai(arguments: str) -> tuple[Reply, Reply]:
+    """Return the answer of OpenAI that ended within a call, whole and as a stream."""
+    call = {
+        "index": 0,
+        "id": "a",
+        "type": "function",
+        "function": {"name": "weather", "arguments": arguments},
+    }
+    choice = {"index": 0, "finish_reason": "length"}
+    whole = {"choices": [{**choice, "message": {"content": None, "tool_calls": [call]}}], **COUNTS}
+    said = {"choices": [{"index": 0, "delta": {"tool_calls": [call]}, "finish_reason": None}]}
+    ends = {"choices": [{**choice, "delta": {}}], **COUNTS}
+    stream = Reply.stream(events(said, ends), end=End.UNFINISHED)
+    return Reply.raw(json.dumps(whole).encode()), stream
+
+
+def cut_call_of_anthropic(arguments: str) -> tuple[Reply, Reply]:
+    """Likewise of Anthropic, which leaves a call that ended too early without input."""
+    block = {"type": "tool_use", "id": "a", "name": "weather", "input": {}}
+    counts = {"input_tokens": 3, "output_tokens": 4}
+    whole = {"model": "m", "content": [block], "stop_reason": "max_tokens", "usage": counts}
+    delta = {
+        "type": "content_block_delta",
+        "index": 0,
+        "delta": {"type": "input_json_delta", "partial_json": arguments},
+    }
+    said = [
+        {"type": "message_start", "message": {"model": "m", "content": [], "usage": counts}},
+        {"type": "content_block_start", "index": 0, "content_block": block},
+        *([delta] if arguments else []),
+        {"type": "content_block_stop", "index": 0},
+        {"type": "message_delta", "delta": {"stop_reason": "max_tokens"}, "usage": counts},
+    ]  # fmt: skip
+    return Reply.raw(json.dumps(whole).encode()), Reply.stream(events(*said), end=End.UNFINISHED)
+
+
+@pytest.mark.parametrize("arguments", CUT_WITHIN)
+async def test_a_call_that_was_cut_off_is_none_and_is_not_asked_for_again(far: Rig, arguments: str):
+    """Else a tool is run without what it needs."""
+    said = cut_call_of_anthropic if far.stub.provider == "anthropic" else cut_call_of_openai
+    request = asks(tools=(WEATHER,))
+    whole, stream = said(arguments)
+    told = [await ended(far, whole, request), await ended(far, stream, request, listened=True)]
+    for each in told:
+        assert isinstance(each, dict), each
+        assert (each["error"], each["retryable"], each["possibly_paid"]) == (LLMBadResponse, False, True)
+        assert "max_output_tokens" in each["message"]
+        assert each["usage"].total_tokens == 7
+    _, heard = await _heard_until_it_fails(far, stream, request)
+    assert heard == []
+
+
+async def _heard_until_it_fails(rig: Rig, reply: Reply, request: Any) -> tuple[LLMProviderError, list[Delta]]:
+    heard = list[Delta]()
+
+    async def on_delta(delta: Delta) -> None:
+        heard.append(delta)
+
+    rig.stub.always(reply)
+    with pytest.raises(LLMProviderError) as caught:
+        await rig.send(request, on_delta=on_delta)
+    return caught.value, heard
+
+
+async def test_of_a_call_of_anthropic_s_that_was_cut_off_no_part_is_taken_for_the_whole():
+    block = {"type": "tool_use", "id": "a", "name": "weather", "input": {"city": "Os"}}
+    said = {"model": "m", "content": [block], "stop_reason": "max_tokens", "usage": {}}
+    async with rig_on("anthropic") as rig:
+        told = await ended(rig, Reply.raw(json.dumps(said).encode()), asks(tools=(WEATHER,)))
+    assert (told["error"], told["retryable"]) == (LLMBadResponse, False)
+
+
+async def test_a_call_that_is_whole_stands_though_the_answer_reached_its_length():
+    whole, stream = cut_call_of_openai('{"city": "Oslo"}')
+    async with rig_on("openai") as rig:
+        for reply in (await rig.answer(whole, asks(tools=(WEATHER,))), (await heard_of(rig, stream))[0]):
+            assert reply.parts == (ToolCallPart(id="call_0", name="weather", arguments={"city": "Oslo"}),)
+
+
+@pytest.mark.parametrize("begun", [True, False])
+async def test_a_code_within_a_stream_says_more_than_its_type(begun: bool):  # noqa: FBT001
+    failed = {
+        "error": {"type": "invalid_request_error", "code": "tool_use_failed", "message": "Failed to call."}
+    }
+    before = {"choices": [{"index": 0, "delta": {"content": "Hel"}, "finish_reason": None}]}
+    async with rig_on("groq") as rig:
+        reply = Reply.stream(events(*([before] * begun), failed), end=End.UNFINISHED)
+        told = await ended(rig, reply, listened=True)
+    assert (told["error"], told["possibly_paid"]) == (LLMBadResponse, True)
 
 
 async def test_a_stream_without_its_end_is_no_answer(far: Rig):

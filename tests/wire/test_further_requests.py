@@ -284,6 +284,33 @@ async def test_what_is_to_be_kept_is_marked_where_a_setting_says_so():
     ]
 
 
+async def test_the_results_of_tools_are_kept_too():
+    """An agent's conversation grows by them, long after its user has spoken."""
+    mark = {"type": "ephemeral", "ttl": "1h"}
+    called = Message.assistant(*(ToolCallPart(id=each, name="weather", arguments={}) for each in "ab"))
+    results = Message.tool(*(ToolResultPart(id=each, name="weather", content="rain") for each in "ab"))
+    async with rig_on("anthropic", anthropic_prompt_cache="1h") as rig:
+        body = await rig.body(asks(SYSTEM, Message.user("When?"), called, results, tools=(WEATHER,)))
+    assert str(body).count("cache_control") == 2
+    assert body["system"][0]["cache_control"] == mark
+    first, last = body["messages"][-1]["content"]
+    assert ("cache_control" in first, last["type"], last["cache_control"]) == (False, "tool_result", mark)
+
+
+@pytest.mark.parametrize(("how_long", "an_hour"), [("5m", False), ("1h", True)])
+async def test_tokens_that_were_written_to_anthropics_cache_are_told_by_how_long_they_are_kept(
+    how_long: str,
+    an_hour: bool,  # noqa: FBT001
+):
+    async with rig_on("anthropic", anthropic_prompt_cache=how_long) as rig:
+        rig.stub.always(Reply.text("Now.", usage=(100, 3)))
+        first, second = [await rig.send(asks(SYSTEM, Message.user("When?"))) for _ in range(2)]
+    written = first.usage.cache_write_tokens
+    assert written
+    assert first.usage.cache_write_1h_tokens == (written if an_hour else None)
+    assert (second.usage.cache_write_tokens, second.usage.cached_input_tokens) == (None, written)
+
+
 async def test_without_the_setting_nothing_is_marked():
     async with rig_on("anthropic") as rig:
         assert "cache_control" not in str(await rig.body(asks(*HISTORY)))

@@ -12,13 +12,13 @@ from app.bootstrap import build_llm_service
 from app.llm.errors import LLMNoCandidate
 from app.llm.messages import ToolSpec
 from app.llm.providers import Catalog
-from app.llm.providers.ollama_says import facts_of, has_model
+from app.llm.providers.ollama_says import facts_of, has_model, weights_of
 from app.llm.service import LLMService
 from app.llm.settings import load_settings
 from app.llm.testing import Reply, StubGemini, StubOllama
-from app.llm.types import LLMProvider
+from app.llm.types import LLMProvider, ServedFrom
 from app.llm.wire.describing import OllamaDescriber
-from tests.support.ledger import GEMINI_KEY, request, settings_for
+from tests.support.ledger import GEMINI_KEY, Outside, request, settings_for
 
 TOOLS = (ToolSpec(name="look", parameters={"type": "object", "properties": {}}),)
 ASIDE = [("GET", "/api/tags"), ("POST", "/api/show")]
@@ -52,7 +52,7 @@ async def test_what_ollama_says_is_known_before_the_first_call_is_routed(gemini:
         assert answer.provider is LLMProvider.GEMINI
         assert [entry["reason"] for entry in answer.route] == ["listed", "no_tools"]
         assert (after.caps.max_context_tokens, before.caps.max_context_tokens) == (2048, 4096)
-        assert after.identity == before.identity
+        assert after.identity != before.identity, "its weights are known"
         assert (asides(ollama), ollama.sends) == (ASIDE, 1)
         sent = next(each for each in ollama.requests if each.ordinal)
         assert sent.body["options"]["num_ctx"] == 4096, "what is learned changes no request"
@@ -153,6 +153,94 @@ async def test_a_refusal_of_tools_is_remembered_for_that_model_alone_and_in_ever
         assert [attempt.model for attempt in second.attempts] == ["other"]
         assert kept == ["ollama:other"]
         assert {entry["model"]: entry["reason"] for entry in second.route}["first"] == "no_tools"
+
+
+# -- weights
+
+
+@asynccontextmanager
+async def caching(url: str, ollama: StubOllama, **values: Any) -> AsyncIterator[LLMService]:
+    own = {"cache_enabled": True, "profile_balanced": "ollama:first", "learn_timeout_s": 20, **values}
+    async with build_llm_service(settings_for(url, ollama_api_base=ollama.base_url, **own)) as llm:
+        yield llm
+
+
+async def test_answers_of_old_weights_are_not_served_for_a_model_that_was_pulled_anew(sqlite_url: str):
+    with StubOllama(models=("first",)) as ollama:
+        ollama.script(Reply.text("of the old"), Reply.text("of the new"))
+        said = []
+        for renewed in (False, True):
+            if renewed:
+                ollama.renew("first")
+            async with caching(sqlite_url, ollama) as llm:
+                for _ in range(2):
+                    answer = await llm.chat(request())
+                    said.append((answer.text, answer.served_from))
+        keyed = request(idempotency_key="k")
+        async with caching(sqlite_url, ollama) as llm:
+            assert (await llm.chat(keyed)).text == "of the new"
+        ollama.renew("first")
+        async with caching(sqlite_url, ollama) as llm:
+            assert (await llm.chat(keyed)).served_from is ServedFrom.REPLAY, "a key holds its answer"
+    assert said == [
+        ("of the old", ServedFrom.LIVE),
+        ("of the old", ServedFrom.CACHE),
+        ("of the new", ServedFrom.LIVE),
+        ("of the new", ServedFrom.CACHE),
+    ]
+
+
+async def test_a_process_that_lives_on_learns_of_new_weights_with_its_next_inquiry(sqlite_url: str):
+    with StubOllama(models=("first",)) as ollama:
+        async with caching(sqlite_url, ollama, learn_ttl_s=0.001) as llm:
+            await llm.chat(request())
+            ollama.renew("first")
+            told = [await llm.chat(request())]
+            while told[-1].served_from is ServedFrom.CACHE:  # until an inquiry beside a call has ended
+                told.append(await llm.chat(request()))
+        assert ollama.sends == 2
+
+
+async def test_whose_weights_are_not_known_is_who_it_was_without_them(gemini: StubGemini):
+    with StubOllama(models=("first",)) as ollama:
+        async with learning(ollama, gemini, learn_timeout_s=0.05) as llm:
+            before = llm.explain(request()).kept[0]
+            with ollama.hang_show():
+                await llm.chat(request())
+            assert llm.explain(request()).kept[0].identity == before.identity
+
+
+async def test_a_row_names_its_candidate_by_its_weights(sqlite_url: str):
+    with StubOllama(models=("first",)) as ollama:
+        async with caching(sqlite_url, ollama) as llm:
+            answer = await llm.chat(request())
+            known = llm.explain(request()).kept[0].identity
+    outside = Outside(sqlite_url)
+    row, (send,) = await outside.run(answer.run_id), await outside.attempts(answer.run_id)
+    await outside.close()
+    assert (row["candidate_sha256"], send["candidate_sha256"]) == (known, known)
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        None,
+        [],
+        {"models": {"a": 1}},
+        {"models": [{"name": "a:latest", "digest": 5}]},
+        {"models": [{"name": "a"}]},
+    ],
+)
+def test_a_digest_that_is_none_is_not_known(tags: Any):
+    assert weights_of(tags, "a") is None
+
+
+def test_a_digest_is_that_of_the_tag():
+    tags = {"models": [{"name": f"a:{tag}", "digest": tag} for tag in ("3b", "latest")]}
+    assert [weights_of(tags, model) for model in ("a", "a:latest", "a:3b")] == ["latest", "latest", "3b"]
+
+
+# -- what is said otherwise
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,6 @@ class AnthropicFields(Fields):
     anthropic_max_tokens: int = Field(default=8192, ge=1, le=1_000_000)
     """Tokens of an answer at most where a request says nothing: Anthropic wants to be told."""
     anthropic_prompt_cache: Literal["5m", "1h"] | None = None
-    """How long Anthropic keeps the system prompt and the conversation so far, to charge less for reading them again: `5m` or `1h`. Unset: not at all. Costs count what is written to it as plain input, which is less than Anthropic charges."""
+    """How long Anthropic keeps the system prompt and the conversation so far, to charge less for reading them again: `5m` or `1h`. Unset: not at all. What is written to it costs 1.25 times as much as plain input, or twice as much for `1h`, and costs say so."""
     anthropic_concurrency_limit: int = Field(default=32, ge=1)
     """Sends in flight at once to Anthropic."""

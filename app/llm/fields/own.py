@@ -69,6 +69,8 @@ def _loaded(point: EntryPoint) -> type[Any]:
         raise LLMSettingsError(f"{_said(point)}: {type(error).__name__}: {error}") from error
     if missing := [name for name in _TOLD if not hasattr(provider, name)]:
         raise LLMSettingsError(f"{_said(point)}: it has no `{missing[0]}`")
+    if (name := getattr(provider, "name", point.name)) != point.name:
+        raise LLMSettingsError(f"{_said(point)}: its class has the name {name!r}")
     return provider  # type: ignore[no-any-return]  # checked as far as it can be
 
 

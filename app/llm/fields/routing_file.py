@@ -58,9 +58,9 @@ class RoutingFileFields(Fields):
 
     # -- learning
     learn_timeout_s: float = Field(default=2.0, ge=0, le=60)
-    """Seconds that Ollama has to say what its models can do (`/api/tags`, `/api/show`); the first call to a model waits for it. 0: it is not asked."""
+    """Seconds that Ollama has to say what its models are and can do (`/api/tags`, `/api/show`); the first call to a model waits for it. 0: it is not asked."""
     learn_ttl_s: float = Field(default=3600.0, gt=0)
-    """Seconds after which it is asked again, beside a call."""
+    """Seconds after which it is asked again, beside a call. A model that was pulled anew is known by then, and cached answers of its old weights are served no more."""
 
     @field_validator("providers_off", mode="before")
     @classmethod

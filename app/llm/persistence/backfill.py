@@ -129,7 +129,7 @@ def _price_run(run: Row, sends: Sequence[Row], found: _Prices) -> bool:
     """Add what is known of a run's sends; return whether all of it is, and the run has its sum."""
     costs: list[Decimal | None] = []
     version = None
-    with_sound = bool(json.loads(run["needs"]).get("audio"))
+    with_sound = _with_sound(run)
     for send in sends:
         cost_usd, price = send["cost_usd"], price_of(send["provider"], send["model"])
         if cost_usd is None:
@@ -148,10 +148,14 @@ def _price_run(run: Row, sends: Sequence[Row], found: _Prices) -> bool:
     return True
 
 
+def _with_sound(run: Row) -> bool:
+    return bool(json.loads(run["needs"]).get("audio"))
+
+
 def _price_hit(run: Row, found: _Prices) -> None:
     price = price_of(run["provider"], run["model"])
     usage = TokenUsage(input_tokens=run["saved_input_tokens"], output_tokens=run["saved_output_tokens"])
-    cost_usd = storable_cost(price.cost_usd(usage, run["finished_at"]))
+    cost_usd = storable_cost(price.cost_usd(usage, run["finished_at"], with_sound=_with_sound(run)))
     if cost_usd is not None:
         found.hits.append({"id": run["id"], "cost_usd": cost_usd, "price_version": price.version})
 

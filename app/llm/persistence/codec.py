@@ -57,6 +57,8 @@ _NO_EXPONENT = (1e-4, 1e16)
 _UNSAID = {
     name: field.get_default(call_default_factory=True) for name, field in LLMRequest.model_fields.items()
 }
+_SELDOM_COUNTED = ("cached_input_tokens", "cache_write_tokens", "cache_write_1h_tokens")
+"""Fields of `TokenUsage` that are written only where there is a count."""
 _PLAIN = frozenset(_UNSAID) - {"tools", "tool_choice", "response_format", "variants", "constraints"}
 """Fields that JSON writes as they are; `messages` if all they hold is text."""
 _PARTS: TypeAdapter[tuple[TextPart | ToolCallPart | ThinkingPart, ...]] = TypeAdapter(
@@ -203,8 +205,9 @@ def _encoded(
 ) -> bytes:
     texts = _texts(parts)
     counts = {"input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens}
-    if usage.cached_input_tokens is not None:
-        counts["cached_input_tokens"] = usage.cached_input_tokens
+    for name in _SELDOM_COUNTED:
+        if (count := getattr(usage, name)) is not None:
+            counts[name] = count
     body = {
         "v": VERSION,
         "parts": _PARTS.dump_python(parts, mode="json") if texts is None else texts,

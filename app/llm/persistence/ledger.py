@@ -250,7 +250,7 @@ def _hit_values(run: NewRun, rules: ClaimRules, answer: StoredAnswer) -> dict[st
         "id": run.run_id, "owner": rules.owner, "source_run_id": answer.run_id,
         "provider": response.provider.value, "model": response.model, "candidate_sha256": answer.candidate_sha256,
         "finish_reason": response.finish_reason.value,
-        **saved_by(response), "expires_s": rules.key_ttl_s if run.idempotency_key else None,
+        **saved_by(run, response), "expires_s": rules.key_ttl_s if run.idempotency_key else None,
     }  # fmt: skip
 
 

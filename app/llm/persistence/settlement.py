@@ -15,7 +15,7 @@ from app.llm.persistence.codec import (
 )
 from app.llm.persistence.models import SUCCEEDED
 from app.llm.ports import Done, Failure, NewRun, Success
-from app.llm.pricing import FREE, price_of
+from app.llm.pricing import FREE, Price, price_for, price_of
 from app.llm.responses import paid
 from app.llm.types import Attempt, LLMResponse, TokenUsage
 
@@ -66,18 +66,28 @@ def of_success(  # facts of the run, choices of the settings
         "source_run_id": success.source_run_id, "cost_usd": storable_cost(response.cost_usd),
         "expires_s": key_ttl_s if run.idempotency_key else None,
         "request_payload": texts[0][0] if keep else None, "response_payload": texts[1][0] if keep else None,
-        **(saved_by(response) if served else {}),
+        **(saved_by(run, response) if served else {}),
     }  # fmt: skip
     return _settlement(run, values, success.attempts, _stored(run, texts, codec) if keep else ())
 
 
-def saved_by(response: LLMResponse) -> Values:
-    """Return what an answer that is served again did not cost this time, at today's price."""
-    usage, price = response.original_usage, price_of(response.provider, response.model)
+def saved_by(run: NewRun, response: LLMResponse) -> Values:
+    """Return what an answer that is served to a run did not cost this time, at today's price."""
+    usage, price = response.original_usage, _price(run, response)
+    saved_usd = price.cost_usd(usage, with_sound=run.route.needs.audio)
     return {
         "saved_input_tokens": _count(usage.input_tokens), "saved_output_tokens": _count(usage.output_tokens),
-        "saved_cost_usd": storable_cost(price.cost_usd(usage)), "price_version": price.version,
+        "saved_cost_usd": storable_cost(saved_usd), "price_version": price.version,
     }  # fmt: skip
+
+
+def _price(run: NewRun, response: LLMResponse) -> Price:
+    """Return what its candidate would have taken: nothing where it is local."""
+    named = (
+        each for each in run.route.kept if (each.provider, each.model) == (response.provider, response.model)
+    )
+    candidate = next(named, None)
+    return price_for(candidate) if candidate else price_of(response.provider, response.model)
 
 
 def of_effect(  # as above

@@ -18,6 +18,7 @@ from app.llm.types import LLMProfile, LLMProvider, LLMRequest, WireFormat
 __all__ = ["NOTHING_LEARNED", "PROVIDERS", "Catalog", "OwnProvider", "ProviderFacts", "known", "known_caps"]
 
 NOTHING_LEARNED: Mapping[str, ProviderCaps] = MappingProxyType({})
+NO_WEIGHTS: Mapping[str, str] = MappingProxyType({})
 
 
 @runtime_checkable
@@ -95,16 +96,27 @@ class Catalog:
     _unlisted: Mapping[LLMProfile, tuple[Candidate, ...]] = field(repr=False)
     _by_name: Mapping[str, Candidate] = field(repr=False)
     _learned: Mapping[str, ProviderCaps] = field(repr=False)
+    _weights: Mapping[str, str] = field(repr=False)
 
     @classmethod
     def from_settings(
-        cls, settings: LLMSettings, *, learned: Mapping[str, ProviderCaps] = NOTHING_LEARNED
+        cls,
+        settings: LLMSettings,
+        *,
+        learned: Mapping[str, ProviderCaps] = NOTHING_LEARNED,
+        weights: Mapping[str, str] = NO_WEIGHTS,
     ) -> Self:
-        """Return the catalog of these settings; `learned` caps, by `provider:model`, replace the known ones."""
+        """Return the catalog of these settings.
+
+        Args:
+            settings: Whom they list.
+            learned: Caps by `provider:model`, which replace the known ones.
+            weights: Digests of weights, likewise, which join the identities.
+        """
         fallback = settings.fallback_name()
         names = {profile: _listed(settings, profile, fallback) for profile in LLMProfile}
         by_name = {
-            name: _candidate(settings, name, learned)
+            name: _candidate(settings, name, learned, weights)
             for name in dict.fromkeys(name for listed in names.values() for name in listed)
         }
         return cls(
@@ -118,6 +130,7 @@ class Catalog:
             },
             _by_name=by_name,
             _learned=dict(learned),
+            _weights=dict(weights),
         )
 
     def listed(self, profile: LLMProfile) -> tuple[Candidate, ...]:
@@ -134,11 +147,18 @@ class Catalog:
         Raises:
             LLMInvalidRequest: `name` has another form, or names a provider that is not known.
         """
-        return self._by_name.get(name) or _candidate(self._settings, name, self._learned)
+        return self._by_name.get(name) or _candidate(self._settings, name, self._learned, self._weights)
 
-    def with_caps(self, name: str, caps: ProviderCaps) -> Self:
-        """Return a catalog in which the candidate called `name` can do what `caps` say; this one stays as it is."""
-        return self.from_settings(self._settings, learned={**self._learned, name: caps})
+    def with_caps(self, name: str, caps: ProviderCaps, *, weights: str | None = None) -> Self:
+        """Return a catalog in which the candidate called `name` can do what `caps` say; this one stays as it is.
+
+        Its identity is that of its `weights`; None leaves it as it is.
+        """
+        return self.from_settings(
+            self._settings,
+            learned={**self._learned, name: caps},
+            weights={**self._weights, name: weights} if weights else self._weights,
+        )
 
 
 def known_caps(
@@ -159,13 +179,16 @@ def _listed(settings: LLMSettings, profile: LLMProfile, fallback: str | None) ->
     return (*(name for name in listed if name != fallback), fallback) if fallback else listed
 
 
-def _candidate(settings: LLMSettings, name: str, learned: Mapping[str, ProviderCaps]) -> Candidate:
+def _candidate(
+    settings: LLMSettings, name: str, learned: Mapping[str, ProviderCaps], weights: Mapping[str, str]
+) -> Candidate:
     prefix, _, model = name.partition(":")
     facts = next((facts for provider, facts in known().items() if provider == prefix), None)
     if facts is None or not model:
         names = ", ".join(known())
         raise LLMInvalidRequest(f"{name!r} names no candidate: write provider:model, provider one of {names}")
     provider = LLMProvider(prefix)
+    of_weights = {"weights": weights[name]} if name in weights else {}
     return Candidate(
         provider=provider,
         model=model,
@@ -177,6 +200,6 @@ def _candidate(settings: LLMSettings, name: str, learned: Mapping[str, ProviderC
             provider=provider,
             model=model,
             api_base=facts.api_base(settings),
-            options=facts.identity_options(settings, model),
+            options={**facts.identity_options(settings, model), **of_weights},
         ),
     )

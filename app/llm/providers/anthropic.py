@@ -34,6 +34,8 @@ _FAMILIES: Mapping[str, tuple[int, tuple[LLMProfile, ...]]] = {
 
 _DIALECTS = Dialects(answer=SchemaDialect.ANTHROPIC_FORMAT)
 _DATE = re.compile(r"-\d{8}$")
+_TURN = {"tool": "user"}
+"""Whose turn a message is in; the results of tools are the user's."""
 
 wire = WireFormat.ANTHROPIC
 
@@ -110,21 +112,23 @@ def _effort(request: LLMRequest) -> str | None:
 
 
 def _kept(messages: list[Wire], how_long: str | None) -> list[Wire]:
-    """Mark what is to be kept: up to the end of the system prompt, and up to the end of the last user message.
+    """Mark what is to be kept: up to the end of the system prompt, and up to the last word of a user or a tool.
 
     Tools come before the system prompt: https://platform.claude.com/docs/en/build-with-claude/prompt-caching.
     """
     if how_long is None:
         return messages
     mark = {"type": "ephemeral", "ttl": how_long}
-    last = {message["role"]: place for place, message in enumerate(messages)}
-    for role in ("system", "user"):
-        if role in last:
-            messages[last[role]] = _marked(messages[last[role]], mark)
+    last = {_TURN.get(message["role"], message["role"]): place for place, message in enumerate(messages)}
+    for turn in ("system", "user"):
+        if turn in last:
+            messages[last[turn]] = _marked(messages[last[turn]], mark)
     return messages
 
 
 def _marked(message: Wire, mark: Mapping[str, str]) -> Wire:
     content = message["content"]
+    if message["role"] == "tool":
+        return {**message, "cache_control": dict(mark)}
     parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
     return {**message, "content": [*parts[:-1], {**parts[-1], "cache_control": dict(mark)}]}

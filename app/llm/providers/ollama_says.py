@@ -41,3 +41,13 @@ def _context_length(info: Mapping[str, Any]) -> int | None:
     """Return the window that the model was made for; its key begins with the name of the architecture."""
     length = info.get(f"{info.get('general.architecture')}.context_length")
     return length if isinstance(length, int) and length > 0 else None
+
+
+def weights_of(tags: Any, model: str) -> str | None:
+    """Return the digest that an answer of /api/tags gives for a model; None where it gives none."""
+    models = tags.get("models") if isinstance(tags, Mapping) else None
+    listed = models if isinstance(models, list) else []
+    digests = {each.get("name"): each.get("digest") for each in listed if isinstance(each, Mapping)}
+    tagged = model if ":" in model.rpartition("/")[2] else f"{model}:latest"
+    digest = digests.get(tagged, digests.get(model))
+    return digest if isinstance(digest, str) and digest else None

@@ -73,6 +73,7 @@ def _usage(tokens: TokenUsage, cost_usd: Decimal | None) -> RequestUsage:
     return RequestUsage(
         input_tokens=tokens.input_tokens or 0,
         cache_read_tokens=tokens.cached_input_tokens or 0,
+        cache_write_tokens=tokens.cache_write_tokens or 0,
         output_tokens=tokens.output_tokens or 0,
         cost=cost_usd,
     )
@@ -97,6 +98,6 @@ def _provenance(response: LLMResponse) -> dict[str, JsonValue]:
     return {
         "llm_run_id": response.run_id,
         "served_from": response.served_from.value,
-        "original_usage": response.original_usage.model_dump(exclude={"cached_input_tokens"}),
+        "original_usage": response.original_usage.model_dump(include={"input_tokens", "output_tokens"}),
         "route": [dict(entry) for entry in response.route],
     }

@@ -128,9 +128,15 @@ class StubAnthropic(StubServer):
         kept = min(read, tokens_in(system)) if marked else 0
         if marked:
             self._kept.add(system)
+        made = 0 if known else kept
+        for_an_hour = made if '"ttl": "1h"' in system else 0
         return {
             "input_tokens": read - kept,
-            "cache_creation_input_tokens": 0 if known else kept,
+            "cache_creation_input_tokens": made,
+            "cache_creation": {
+                "ephemeral_5m_input_tokens": made - for_an_hour,
+                "ephemeral_1h_input_tokens": for_an_hour,
+            },
             "cache_read_input_tokens": kept if known else 0,
             "output_tokens": written,
         }

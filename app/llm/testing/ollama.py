@@ -1,8 +1,10 @@
 """Speak Ollama's HTTP API from a script, field by field as the real server does, so that clients meet its quirks."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from hashlib import sha256
 from typing import Any, ClassVar, Final
 
 from app.llm.testing.content import (
@@ -69,6 +71,11 @@ class StubOllama(StubServer):
         self._context_length = context_length
         self._version = version
         self._show_gates: tuple[Gate, ...] = ()
+        self._pulls: Counter[str] = Counter()
+
+    def renew(self, model: str) -> None:
+        """Have other weights under a name, as after another `ollama pull`: /api/tags lists another digest."""
+        self._pulls[_tagged(model)] += 1
 
     def hang_show(self) -> Gate:
         """Keep every POST /api/show from now on waiting until the gate is released."""
@@ -163,7 +170,9 @@ class StubOllama(StubServer):
             case "GET", "/api/version":
                 return Wire(body=_dumped({"version": self._version}))
             case "GET", "/api/tags" | "/api/ps":
-                return Wire(body=_dumped({"models": [_listed(name) for name in self._models]}))
+                return Wire(
+                    body=_dumped({"models": [_listed(name, self._pulls[name]) for name in self._models]})
+                )
             case "POST", "/api/show":
                 return await self._show(received)
             case "GET" | "HEAD", "/":
@@ -250,13 +259,13 @@ def _tagged(model: str) -> str:
     return model if ":" in model.rpartition("/")[2] else f"{model}:latest"
 
 
-def _listed(name: str) -> Json:
+def _listed(name: str, pulls: int) -> Json:
     return {
         "name": name,
         "model": name,
         "modified_at": _now(),
         "size": 2_019_393_189,
-        "digest": "a80c4f17acd55265feec403c7aef86be0c25983ab279d83f3bcd3abbcb5b8b72",
+        "digest": sha256(f"{name} {pulls}".encode()).hexdigest(),
         "details": _details(),
     }
 

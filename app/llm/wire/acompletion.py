@@ -19,14 +19,14 @@ from app.llm.messages import ThinkingPart
 from app.llm.providers import known
 from app.llm.providers.openai_messages import SEALED_BY_ANTHROPIC
 from app.llm.types import LLMProvider, WireFormat
-from app.llm.wire.acompletion_stream import LibraryReader, MendedStream, tool_call
+from app.llm.wire.acompletion_stream import IN_PIECES, LibraryReader, MendedStream, cut_off, tool_call
 from app.llm.wire.answers import Answer
 from app.llm.wire.exchange import GOOD, Exchange, UnusableReply
 from app.llm.wire.http import OneRequestHTTP
 from app.llm.wire.loading import make_known
 from app.llm.wire.mending import mended
 from app.llm.wire.outlet import Outlet
-from app.llm.wire.parsing import thought_first
+from app.llm.wire.parsing import LENGTH, thought_first
 from app.llm.wire.rendering import as_sent
 
 
@@ -201,12 +201,11 @@ def _answer(response: Any, wire: WireFormat) -> Answer | None:  # litellm.ModelR
     if wire is WireFormat.OPENAI and text and not thoughts:
         thought, text = thought_first(text)
         thoughts = [ThinkingPart(text=thought)] if thought else []
-    return Answer(
-        text=text,
-        thoughts=thoughts,
-        calls=[tool_call(call) for call in choice.message.tool_calls or ()],
-        finish=choice.finish_reason,
-    )
+    calls = [tool_call(call) for call in choice.message.tool_calls or ()]
+    if calls and choice.finish_reason == LENGTH and wire in IN_PIECES:
+        # of Anthropic's input, which is an object, nothing tells how much of it came
+        calls[-1] = calls[-1]._replace(whole=False) if wire is WireFormat.ANTHROPIC else cut_off(calls[-1])
+    return Answer(text=text, thoughts=thoughts, calls=calls, finish=choice.finish_reason)
 
 
 def _thoughts(message: Any, wire: WireFormat) -> list[ThinkingPart]:  # litellm.Message

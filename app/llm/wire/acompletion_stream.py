@@ -10,18 +10,18 @@ from app.llm.messages import ThinkingPart
 from app.llm.providers.openai_messages import SEALED_BY_ANTHROPIC
 from app.llm.types import FinishReason, WireFormat
 from app.llm.wire.answers import Answer, Call
-from app.llm.wire.exchange import BrokenOff, Exchange, UnusableReply
+from app.llm.wire.exchange import BrokenOff, Exchange, Refused, UnusableReply
 from app.llm.wire.http import Posted
 from app.llm.wire.lines import Framing, Lines, ServerSentEvents
 from app.llm.wire.mending import mended_chunk
 from app.llm.wire.openai import DONE, REFUSAL
-from app.llm.wire.parsing import FILTERED, FLAGGED, thought_first
+from app.llm.wire.parsing import FILTERED, FLAGGED, LENGTH, thought_first
 from app.llm.wire.telling import Telling
 
 SIGNATURE_MARK = "__thought__"
 """Between a tool-call id and the thought signature that LiteLLM packs into it."""
 
-_IN_PIECES = frozenset({WireFormat.OPENAI, WireFormat.ANTHROPIC})
+IN_PIECES = frozenset({WireFormat.OPENAI, WireFormat.ANTHROPIC})
 """Who sends tool calls piece by piece."""
 
 
@@ -57,7 +57,7 @@ class LibraryReader:
             self._said.append(TextDelta(text))
             deltas += self._telling.text(text, tagged=self._wire is WireFormat.OPENAI)
         for call in choice.delta.tool_calls or ():
-            deltas += self._piece(call) if self._wire in _IN_PIECES else self._called(tool_call(call))
+            deltas += self._piece(call) if self._wire in IN_PIECES else self._called(tool_call(call))
         return [*deltas, *self._ended()] if choice.finish_reason else deltas
 
     def answer(self) -> Answer | None:
@@ -88,16 +88,19 @@ class LibraryReader:
         self._open = _OpenCall(piece.index, piece.id, said.name, [said.arguments or ""])
         return before
 
-    def _whole(self) -> list[Delta]:
-        call, self._open = self._open, None
-        return [] if call is None else self._called(Call(name=call.name, arguments="".join(call.arguments)))
+    def _whole(self, *, cut: bool = False) -> list[Delta]:
+        open_call, self._open = self._open, None
+        if open_call is None:
+            return []
+        call = Call(name=open_call.name, arguments="".join(open_call.arguments))
+        return self._called(cut_off(call) if cut else call)
 
     def _called(self, call: Call) -> list[Delta]:
         self._calls.append(call)
         return self._telling.call(call)
 
     def _ended(self) -> list[Delta]:
-        return [*self._telling.end(), *self._whole()]
+        return [*self._telling.end(), *self._whole(cut=self._finish == LENGTH)]
 
 
 class _OpenCall:
@@ -139,6 +142,8 @@ class MendedStream(httpx.AsyncByteStream):
         ollama, reader = self._wire is WireFormat.OLLAMA, self._reader
         if (ollama and reader.finished) or (self._wire is WireFormat.OPENAI and event == DONE):
             return b""
+        if reader.finished and self._wire in IN_PIECES and not self._is_usable(event):
+            return b""  # the answer is complete: what follows it takes nothing away
         try:
             chunk, ends = mended_chunk(self._wire, event, self._exchange)
         except UnusableReply as error:
@@ -148,6 +153,17 @@ class MendedStream(httpx.AsyncByteStream):
         reader.finished |= ends
         return chunk + b"\n" if ollama else b"data: " + chunk + b"\n\n"
 
+    def _is_usable(self, event: bytes) -> bool:
+        try:
+            mended_chunk(self._wire, event, Exchange(max_bytes=0, on_send=_nothing_is_sent))
+        except (Refused, UnusableReply):
+            return False
+        return True
+
+
+def _nothing_is_sent() -> None:
+    """Stand for the telling of a request where none leaves."""
+
 
 def tool_call(
     call: Any,
@@ -155,6 +171,11 @@ def tool_call(
     """Return a tool call, unchecked. Its id and index are not looked at."""
     _, _, signature = (call.id or "").partition(SIGNATURE_MARK)
     return Call(name=call.function.name, arguments=call.function.arguments, signature=signature)
+
+
+def cut_off(call: Call) -> Call:
+    """Return the last call of an answer that ended at its length: one without arguments may have had some to come."""
+    return call._replace(whole=call.arguments not in {"", "{}"})
 
 
 def _signature(delta: Any) -> str | None:  # litellm.Delta

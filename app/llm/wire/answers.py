@@ -24,6 +24,8 @@ class Call(NamedTuple):
     arguments: object
     """An object, or its JSON."""
     signature: str | None = None
+    whole: bool = True
+    """False where the answer ended before the arguments began, so that there seem to be none."""
 
 
 class Answer(NamedTuple):
@@ -64,7 +66,8 @@ def reply_of(
     if answer.finish == FinishReason.CONTENT_FILTER:
         check.refuse(LLMContentFiltered, f"filtered the prompt or the answer ({exchange.finish})")
     texts = [TextPart(text=answer.text)] if answer.text and answer.text.strip() else []
-    calls = [_call(place, call, check) for place, call in enumerate(answer.calls)]
+    cut = answer.finish == FinishReason.LENGTH
+    calls = [_call(place, call, check, cut=cut) for place, call in enumerate(answer.calls)]
     finish = FinishReason.TOOL_CALLS if calls else _FINISH_REASONS.get(answer.finish or "", FinishReason.STOP)
     if window is not None:
         check.window(finish, request.max_output_tokens, window)
@@ -124,8 +127,10 @@ class _Check:
         self.refuse(LLMBadResponse, f"gave an empty answer ({self._exchange.finish})")
 
 
-def _call(place: int, call: Call, check: _Check) -> ToolCallPart:
+def _call(place: int, call: Call, check: _Check, *, cut: bool) -> ToolCallPart:
     arguments = arguments_of(call.arguments)
+    if not call.whole or (cut and arguments is None):
+        check.refuse(LLMBadResponse, "ended within a tool call, at max_output_tokens: raise it", again=False)
     if arguments is None or not isinstance(call.name, str) or not call.name:
         check.refuse(
             LLMBadResponse, "called a tool without a name, or with arguments that are no JSON object"

@@ -10,6 +10,9 @@ from app.llm.wire.payloads import Json, counted
 
 _FINISHES = frozenset(("end_turn", "max_tokens", "stop_sequence", "tool_use", "refusal"))
 _NO_COUNTS = {"input_tokens": 0, "output_tokens": 0}
+_FRESH, _SAID = "input_tokens", "output_tokens"
+_READ, _WRITTEN = "cache_read_input_tokens", "cache_creation_input_tokens"
+_LIVES, _AN_HOUR = "cache_creation", "ephemeral_1h_input_tokens"
 _STATUS_OF = {
     "invalid_request_error": 400,
     "authentication_error": 401,
@@ -73,14 +76,13 @@ def status_of(error: object) -> int | None:
 
 def _mend_end(payload: Json, exchange: Exchange) -> bool:
     delta, usage = _object(payload, "delta"), payload.get("usage")
-    if isinstance(usage, dict):
-        now = _usage(usage)
-        before = exchange.usage
-        exchange.usage = (
-            now
-            if now.input_tokens is not None
-            else before.model_copy(update={"output_tokens": now.output_tokens})
-        )
+    if isinstance(usage, dict):  # counts of the whole; those that are not said stay as they were at the start
+        later = {
+            name: count
+            for name, count in usage.items()
+            if isinstance(count, dict) or counted(count) is not None
+        }
+        exchange.usage = _usage({**_counts(exchange.usage), **later})
     payload["usage"] = dict(_NO_COUNTS)
     finish = delta.get("stop_reason")
     exchange.finish = finish or exchange.finish
@@ -89,16 +91,34 @@ def _mend_end(payload: Json, exchange: Exchange) -> bool:
 
 
 def _usage(counts: object) -> TokenUsage:
-    """Return the tokens; what was read from Anthropic's cache, or written to it, is not among `input_tokens` there."""
+    """Return the tokens; what was read from Anthropic's cache, or written to it, is not among `input_tokens` there.
+
+    How long it keeps what was written: https://platform.claude.com/docs/en/build-with-claude/prompt-caching.
+    """
     if not isinstance(counts, dict):
         return TokenUsage()
-    fresh = counted(counts.get("input_tokens"))
-    read, written = (counted(counts.get(f"cache_{what}_input_tokens")) for what in ("read", "creation"))
+    fresh, read, written = (counted(counts.get(name)) for name in (_FRESH, _READ, _WRITTEN))
+    lives = counts.get(_LIVES)
+    an_hour = counted(lives.get(_AN_HOUR)) if written and isinstance(lives, dict) else None
     return TokenUsage(
         input_tokens=None if fresh is None else fresh + (read or 0) + (written or 0),
-        output_tokens=counted(counts.get("output_tokens")),
+        output_tokens=counted(counts.get(_SAID)),
         cached_input_tokens=read,
+        cache_write_tokens=written or None,
+        cache_write_1h_tokens=an_hour or None,
     )
+
+
+def _counts(usage: TokenUsage) -> Json:
+    """Return what `_usage` read of an input."""
+    read, written = usage.cached_input_tokens, usage.cache_write_tokens
+    fresh = None if usage.input_tokens is None else usage.input_tokens - (read or 0) - (written or 0)
+    return {
+        _FRESH: fresh,
+        _READ: read,
+        _WRITTEN: written,
+        _LIVES: {_AN_HOUR: usage.cache_write_1h_tokens},
+    }
 
 
 def _finish(reason: object) -> str:

@@ -60,10 +60,11 @@ class OllamaDescriber:
     ) -> Mapping[str, ModelFacts]:
         tags = await self._asked(line, ollama_says.TAGS)
         there = [each for each in candidates if ollama_says.has_model(tags, each.model)]
-        return {
-            each.name: ollama_says.facts_of(await self._asked(line, ollama_says.SHOW, {"model": each.model}))
-            for each in there
-        }
+        return {each.name: await self._facts(line, tags, each.model) for each in there}
+
+    async def _facts(self, line: "OneRequestHTTP", tags: Any, model: str) -> ModelFacts:
+        said = ollama_says.facts_of(await self._asked(line, ollama_says.SHOW, {"model": model}))
+        return said.model_copy(update={"weights": ollama_says.weights_of(tags, model)})
 
     async def _asked(self, line: "OneRequestHTTP", path: str, body: Mapping[str, str] | None = None) -> Any:
         exchange = Exchange(max_bytes=MAX_BYTES, on_send=lambda: None)

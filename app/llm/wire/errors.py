@@ -35,8 +35,11 @@ MAX_SAID_CHARS = 300
 _SECONDS = re.compile(r"(\d{1,9}(?:\.\d+)?)")
 _RETRY_DELAY = re.compile(r'"retryDelay"\s*:\s*"(\d{1,9}(?:\.\d+)?)s"')
 
+_TOO_LARGE, _LIMIT_OF_TOKENS = 413, "rate_limit_exceeded"
+"""How Groq refuses a request that has more tokens than it takes in a minute, whenever it comes."""
+
 _OWN_BUGS = (ImportError, TypeError, NameError, AttributeError, AssertionError, NotImplementedError)
-_MAY_NAME_A_WAIT = {429, 503}
+_MAY_NAME_A_WAIT = {429, 503, 529}
 
 BY_CLASS: Mapping[str, type[LLMProviderError]] = {
     "AuthenticationError": LLMAuth,
@@ -99,7 +102,34 @@ class _Verdict:
 
 _ANY_4XX, _ANY_5XX = range(400, 500), range(500, 600)
 
+_TOO_LONG = _Verdict(error=LLMContextExceeded, text="cannot hold the prompt")
+_NO_CREDIT = _Verdict(error=LLMRateLimited, text="has no credit left: top up its account", retryable=False)
+_TOO_MUCH = _Verdict(
+    error=LLMRateLimited, text="takes fewer tokens in a minute than this request has", retryable=False
+)
+_FLAGGED = _Verdict(error=LLMContentFiltered, text="filtered the prompt", possibly_paid=False)
+
+_BY_CODE: Mapping[str, _Verdict] = {
+    "insufficient_quota": _NO_CREDIT,
+    "billing_error": _NO_CREDIT,
+    "context_length_exceeded": _TOO_LONG,
+    "invalid_prompt": _FLAGGED,
+    "content_filter": _FLAGGED,
+    "tool_use_failed": _Verdict(
+        error=LLMBadResponse, text="wrote a tool call that it could not read", possibly_paid=True
+    ),
+    "json_validate_failed": _Verdict(
+        error=LLMBadResponse, text="wrote JSON that it could not read", possibly_paid=True
+    ),
+}
+"""What a code, or a type, of an error says better than its status.
+
+Sources: https://platform.openai.com/docs/guides/error-codes, https://console.groq.com/docs/tool-use,
+https://console.groq.com/docs/structured-outputs, https://docs.anthropic.com/en/api/errors.
+"""
+
 _BY_STATUS: Mapping[int, _Verdict] = {
+    402: _NO_CREDIT,
     401: _Verdict(error=LLMAuth, text="refused the credentials (401)"),
     403: _Verdict(error=LLMAuth, text="refused the credentials (403)"),
     404: _Verdict(error=LLMModelNotFound, text="was not found (404)"),
@@ -108,6 +138,23 @@ _BY_STATUS: Mapping[int, _Verdict] = {
 }
 
 _BY_WORDS: tuple[tuple[range, re.Pattern[str], _Verdict], ...] = (
+    (
+        _ANY_4XX,
+        re.compile(r"(?i)credit balance is too low"),
+        _NO_CREDIT,
+    ),
+    (
+        _ANY_4XX,
+        re.compile(r"(?i)output blocked by content filtering policy"),
+        _Verdict(error=LLMContentFiltered, text="filtered the answer", possibly_paid=True),
+    ),
+    (
+        _ANY_4XX,
+        re.compile(
+            r"(?i)when thinking is enabled|thinking may not be enabled|greater than `?thinking\.budget_tokens"
+        ),
+        _Verdict(error=LLMCapability, text="cannot do while it thinks what was asked"),
+    ),
     (
         _ANY_4XX,
         re.compile(r"(?i)api[ _]key not valid|api key expired"),
@@ -126,7 +173,7 @@ _BY_WORDS: tuple[tuple[range, re.Pattern[str], _Verdict], ...] = (
             r"(?i)exceeds? (?:the )?(?:maximum number of tokens|(?:available )?context)|prompt is too long"
             r"|context (?:length|window) exceeded|maximum context length|reduce the length of the messages"
         ),
-        _Verdict(error=LLMContextExceeded, text="cannot hold the prompt"),
+        _TOO_LONG,
     ),
     (
         _ANY_5XX,
@@ -171,7 +218,7 @@ def map_error(  # noqa: PLR0913  # the facts of one failure
     said = ""  # the body of a good answer is the user's, not the log's
     if status is not None and status not in GOOD:
         said = _said(body_text, redact)
-        verdict = _by_status(status, said)
+        verdict = _by_code(status, body_text) or _by_status(status, said)
     else:
         verdict = _by_class(error, asked, answered=status is not None, written=written)
     text = "; ".join(filter(None, (f"{asked} {verdict.text}", said, _advice(verdict.error, asked))))
@@ -187,6 +234,16 @@ def map_error(  # noqa: PLR0913  # the facts of one failure
     if verdict.retryable is not None:
         mapped.retryable = verdict.retryable  # this one, not its class
     return mapped
+
+
+def _by_code(status: int, body_text: str) -> _Verdict | None:
+    payload = _json(body_text)
+    error = payload.get("error") if isinstance(payload, dict) else None
+    named = [error.get(name) for name in ("code", "type")] if isinstance(error, dict) else []
+    codes = [each for each in named if isinstance(each, str)]
+    if status == _TOO_LARGE and _LIMIT_OF_TOKENS in codes:
+        return _TOO_MUCH
+    return next((_BY_CODE[code] for code in codes if code in _BY_CODE), None)
 
 
 def _by_status(status: int, said: str) -> _Verdict:

@@ -17,7 +17,10 @@ REFUSAL = "refusal"
 """The reason to stop of an answer that is a refusal; OpenAI says it in a field of its own."""
 
 _FINISHES = frozenset(("stop", "length", "tool_calls", "content_filter"))
-_STATUS_OF = {"rate_limit_exceeded": 429, "context_length_exceeded": 400, "invalid_request_error": 400}
+_STATUS_OF = {
+    **dict.fromkeys(("rate_limit_exceeded", "insufficient_quota"), 429),
+    **dict.fromkeys(("context_length_exceeded", "invalid_request_error"), 400),
+}
 
 
 def mend_openai(payload: Json, exchange: Exchange) -> None:
@@ -52,7 +55,8 @@ def mend_openai_chunk(payload: Json, exchange: Exchange) -> bool:
     Raises:
         UnusableReply: It is no chunk of such a server.
     """
-    choices = _choices(payload)[:1]
+    only_counts = payload.get("choices") is None and isinstance(payload.get("usage"), dict)
+    choices = [] if only_counts else _choices(payload)[:1]
     _note_usage(payload, exchange)
     for choice in choices:
         delta = choice.setdefault("delta", {})
@@ -115,8 +119,13 @@ def _refused(message: Json) -> bool:
 
 
 def _note_usage(payload: Json, exchange: Exchange) -> None:
-    """Note the counts and take them away; reasoning is among the tokens of the answer."""
-    usage = payload.pop("usage", None)
+    """Note the counts and take them away; reasoning is among the tokens of the answer.
+
+    Groq's streams have them in an object of its own: https://console.groq.com/docs/api-reference.
+    """
+    usage, of_groq = payload.pop("usage", None), payload.get("x_groq")
+    if usage is None and isinstance(of_groq, dict):
+        usage = of_groq.get("usage")
     if isinstance(usage, dict):
         details = usage.get("prompt_tokens_details")
         exchange.usage = TokenUsage(

@@ -32,7 +32,7 @@ class Telling:
         """Return a tool call, unless it is one that makes the answer unusable."""
         place, arguments = self._calls, arguments_of(call.arguments)
         self._calls += 1
-        if arguments is None or not isinstance(call.name, str) or not call.name:
+        if arguments is None or not call.whole or not isinstance(call.name, str) or not call.name:
             return []
         text = json.dumps(arguments, ensure_ascii=False)
         return [ToolCallDelta(place, f"call_{place}", call.name, text, call.signature or None)]

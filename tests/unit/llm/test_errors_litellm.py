@@ -1,5 +1,6 @@
 """The rules that turn a failure into one of our errors, where the wire cannot easily produce it."""
 
+import json
 import pickle
 from typing import Any
 
@@ -10,9 +11,11 @@ from app.llm.errors import (
     LLMBadRequest,
     LLMBadResponse,
     LLMCapability,
+    LLMContentFiltered,
     LLMContextExceeded,
     LLMInternal,
     LLMProviderError,
+    LLMRateLimited,
     LLMTimeout,
     LLMUnavailable,
     LLMUnknown,
@@ -136,6 +139,44 @@ def test_the_words_of_the_provider_decide_where_a_status_means_several_things(
     status: int, said: str, expected: type[LLMProviderError]
 ):
     assert type(mapped(Exception(), status=status, body_text=f'{{"error": "{_escaped(said)}"}}')) is expected
+
+
+@pytest.mark.parametrize(
+    ("status", "named", "expected", "again", "paid"),
+    [
+        (429, {"code": "insufficient_quota", "type": "insufficient_quota"}, LLMRateLimited, False, False),
+        (429, {"code": "rate_limit_exceeded", "type": "tokens"}, LLMRateLimited, True, False),
+        (402, {"type": "billing_error"}, LLMRateLimited, False, False),
+        (402, {}, LLMRateLimited, False, False),
+        (400, {"message": "Your credit balance is too low to access the API."}, LLMRateLimited, False, False),
+        (413, {"code": "rate_limit_exceeded", "type": "tokens"}, LLMRateLimited, False, False),
+        (413, {"type": "request_too_large"}, LLMBadRequest, False, False),
+        (400, {"code": "tool_use_failed", "type": "invalid_request_error"}, LLMBadResponse, True, True),
+        (400, {"code": "json_validate_failed", "type": "invalid_request_error"}, LLMBadResponse, True, True),
+        (400, {"code": "context_length_exceeded"}, LLMContextExceeded, False, False),
+        (400, {"code": "content_filter"}, LLMContentFiltered, False, False),
+        (400, {"code": "invalid_prompt", "type": "invalid_request_error"}, LLMContentFiltered, False, False),
+        (400, {"message": "Output blocked by content filtering policy"}, LLMContentFiltered, False, True),
+        (400, {"message": "`temperature` may only be set to 1 when thinking is enabled."}, LLMCapability, False, False),
+        (400, {"message": "Thinking may not be enabled when tool_choice forces tool use."}, LLMCapability, False, False),
+        (400, {"message": "`max_tokens` must be greater than `thinking.budget_tokens`."}, LLMCapability, False, False),
+        (400, {"code": 400, "type": ["x"]}, LLMBadRequest, False, False),
+    ],
+)  # fmt: skip
+def test_a_code_or_a_word_of_one_provider_s_says_more_than_the_status(
+    status: int,
+    named: dict[str, Any],
+    expected: type[LLMProviderError],
+    again: bool,  # noqa: FBT001
+    paid: bool,  # noqa: FBT001
+):
+    failure = mapped(Exception(), status=status, body_text=json.dumps({"error": named}))
+    assert (type(failure), failure.retryable, failure.possibly_paid) == (expected, again, paid)
+    assert "capability" not in failure.facts, "nothing of it is lacking for good"
+
+
+def test_an_overloaded_provider_may_name_a_wait():
+    assert mapped(Exception(), status=529, headers={"retry-after": "3"}).retry_after_s == 3
 
 
 def _escaped(text: str) -> str:

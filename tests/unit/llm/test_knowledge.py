@@ -86,6 +86,43 @@ async def test_what_a_provider_says_beats_the_table_and_changes_no_identity():
     assert rig.before.pinned(LLAMA).caps.supports_tools, "a catalog stays as it is"
 
 
+async def test_the_digest_of_weights_joins_the_identity_and_changes_nothing_else():
+    describing = Describing(**{"llama3.2": ModelFacts(weights="one")})
+    rig = Rig(describing, learn_ttl_s=100)
+    await rig.ready()
+    one = rig.knowledge.catalog.pinned(LLAMA)
+    assert one.identity != rig.before.pinned(LLAMA).identity
+    assert one.model_copy(update={"identity": rig.before.pinned(LLAMA).identity}) == rig.before.pinned(LLAMA)
+    assert rig.knowledge.catalog.pinned(FLASH) == rig.before.pinned(FLASH)
+    rig.knowledge.refused(one, "tools")
+    assert rig.knowledge.catalog.pinned(LLAMA).identity == one.identity, "a refusal is none of the weights'"
+    describing.said[LLAMA] = ModelFacts(weights="two")
+    rig.clock.ahead_s = 101
+    await rig.ready()
+    await asyncio.gather(*rig.knowledge._tasks)
+    assert rig.knowledge.catalog.pinned(LLAMA).identity not in {
+        one.identity,
+        rig.before.pinned(LLAMA).identity,
+    }
+    describing.said[LLAMA] = ModelFacts(weights="one")
+    rig.clock.ahead_s = 202
+    await rig.ready()
+    await asyncio.gather(*rig.knowledge._tasks)
+    assert rig.knowledge.catalog.pinned(LLAMA).identity == one.identity, "equal weights, equal identity"
+
+
+async def test_a_provider_that_falls_silent_leaves_the_weights_as_they_were():
+    describing = Describing(**{"llama3.2": ModelFacts(weights="one")})
+    rig = Rig(describing, learn_ttl_s=100)
+    await rig.ready()
+    known = rig.knowledge.catalog.pinned(LLAMA).identity
+    describing.fault = LLMUnavailable("away")
+    rig.clock.ahead_s = 101
+    await rig.ready()
+    await asyncio.gather(*rig.knowledge._tasks)
+    assert rig.knowledge.catalog.pinned(LLAMA).identity == known
+
+
 async def test_a_window_is_never_wider_than_what_is_asked_for():
     rig = Rig(Describing(**{"llama3.2": ModelFacts(context_tokens=131_072)}), ollama_num_ctx=4096)
     await rig.ready()

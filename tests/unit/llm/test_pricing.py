@@ -19,8 +19,13 @@ AT = datetime(2026, 6, 1, tzinfo=UTC)
 FLASH = "gemini-2.5-flash"
 
 
-def used(read: int | None, written: int | None, cached: int | None = None) -> TokenUsage:
-    return TokenUsage(input_tokens=read, output_tokens=written, cached_input_tokens=cached)
+def used(
+    read: int | None, written: int | None, cached: int | None = None, kept: int = 0, an_hour: int = 0
+) -> TokenUsage:
+    return TokenUsage(
+        input_tokens=read, output_tokens=written, cached_input_tokens=cached,
+        cache_write_tokens=kept or None, cache_write_1h_tokens=an_hour or None,
+    )  # fmt: skip
 
 
 def price(**dollars: str) -> Price:
@@ -64,6 +69,27 @@ def test_cached_tokens_are_part_of_the_input_and_have_their_own_price():
     assert price(input_mtok="1", output_mtok="2").cost_usd(used(1000, 100, 400)) == Decimal("0.001200")
 
 
+def test_what_is_written_to_a_cache_is_dearer_and_dearest_for_an_hour():
+    haiku = price_of("anthropic", "claude-haiku-4-5")
+    assert haiku.cost_usd(used(1000, 0, 0)) == Decimal("0.001")
+    assert haiku.cost_usd(used(1000, 0, 0, 400)) == Decimal("0.001100")
+    assert haiku.cost_usd(used(1000, 0, 0, 400, 400)) == Decimal("0.001400")
+    assert haiku.cost_usd(used(1000, 100, 200, 400, 100)) == Decimal("0.001495")
+
+
+@pytest.mark.parametrize("usage", [used(1000, 1, 700, 400), used(1000, 1, 0, 400, 500)])
+def test_more_written_than_there_is_makes_no_cost(usage: TokenUsage):
+    dear = price(input_mtok="1", cache_write_mtok="2", cache_write_1h_mtok="3", output_mtok="2")
+    assert dear.cost_usd(usage) is None
+
+
+def test_what_is_written_without_a_price_for_it_makes_no_cost():
+    five_minutes = price(input_mtok="1", cache_write_mtok="2", output_mtok="2")
+    assert five_minutes.cost_usd(used(1000, 0, 0, 400)) == Decimal("0.001400")
+    assert five_minutes.cost_usd(used(1000, 0, 0, 400, 100)) is None
+    assert price(input_mtok="1", output_mtok="2").cost_usd(used(1000, 0, 0, 400)) is None
+
+
 def test_a_cost_has_nine_places_however_programs_use_decimals():
     with decimal.localcontext(prec=3):
         cost = price(input_mtok="0.0375", output_mtok="123.456789").cost_usd(used(1, 1_000_001))
@@ -103,16 +129,21 @@ def test_every_price_of_tokens_gives_what_the_package_calculates():
     for provider in get_snapshot().providers:
         for model in provider.models:
             ours = Price("test", _model=model)
-            for read, written, cached in (
-                (10, 5, 0),
-                (1_000, 333, 1_000),
-                (250_001, 7, 999),
-                (2_000_003, 0, 1),
+            for read, written, cached, kept, an_hour in (
+                (10, 5, 0, 0, 0),
+                (1_000, 333, 1_000, 0, 0),
+                (250_001, 7, 999, 0, 0),
+                (2_000_003, 0, 1, 0, 0),
+                (250_001, 7, 999, 777, 0),
+                (10_001, 7, 999, 777, 333),
             ):
-                cost = ours.cost_usd(used(read, written, cached), AT)
+                cost = ours.cost_usd(used(read, written, cached, kept, an_hour), AT)
                 if cost is None:
                     continue
-                usage = Usage(input_tokens=read, output_tokens=written, cache_read_tokens=cached)
+                usage = Usage(
+                    input_tokens=read, output_tokens=written, cache_read_tokens=cached,
+                    cache_write_tokens=kept, cache_write_1h_tokens=an_hour,
+                )  # fmt: skip
                 theirs = model.calc_price(usage, provider, genai_request_timestamp=AT)
                 assert cost == theirs.total_price.quantize(nano), (provider.id, model.id)
                 compared += 1

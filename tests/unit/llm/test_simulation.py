@@ -4,10 +4,11 @@ from typing import Any
 
 import pytest
 
-from app.llm.messages import Message, ToolSpec
+from app.llm.messages import ImagePart, Message, ToolSpec
+from app.llm.pricing import price_of
 from app.llm.settings import LLMSettings, isolated_settings
 from app.llm.simulation import Moves, Recorded, Simulation, World, total
-from app.llm.types import LLMRequest
+from app.llm.types import LLMRequest, TokenUsage
 
 A, B, G = "ollama:a", "ollama:b", "gemini:g"
 TOOLS = (ToolSpec(name="look", parameters={"type": "object", "properties": {}}),)
@@ -53,6 +54,49 @@ def test_the_settings_in_force_move_nothing():
     assert moves.expected_ms(moves.after) == moves.expected_ms(moves.before) == (25.0, 0)
 
 
+IMAGE = ImagePart(data=b"\x89PNG", media_type="image/png")
+
+
+def shown(served_by: str = A, kept: tuple[str, ...] = (A, G), **fields: Any) -> Recorded:
+    """Return a call with an image, which the settings do not know its candidate to see."""
+    request = LLMRequest(messages=(Message.user("What is it?", IMAGE),))
+    return call(served_by, kept=kept, request=request, **fields)
+
+
+def test_what_only_a_provider_said_at_run_time_moves_nothing():
+    """Its model can see, says Ollama; no table does, and no settings do."""
+    moves = simulated([shown()], settings(), settings())
+    assert (moves.runs, moves.moved, moves.homeless) == (1, {}, {})
+    assert simulated([shown()], settings(), settings(profile_balanced=G)).moved == {(A, G): 1}
+    assert simulated([shown()], settings(), settings(profile_balanced=f"{B},{A}")).moved == {}, (
+        "of another one nobody said it"
+    )
+
+
+def test_what_other_settings_say_of_a_candidate_counts_more_than_what_it_did():
+    blind = settings(model_overrides={A: {"supports_vision": False}, B: {"supports_vision": True}})
+    assert simulated([shown()], settings(), settings()).moved == {}
+    told = settings(model_overrides={A: {"supports_vision": True}})
+    assert simulated([shown()], told, blind).moved == {(A, G): 1}
+    small = settings(ollama_num_ctx=256)
+    long = call(A, request=LLMRequest(messages=(Message.user("word " * 2000),)))
+    assert simulated([long], settings(), small).moved == {(A, G): 1}
+
+
+def test_a_call_that_the_present_settings_would_refuse_is_routed_under_the_others():
+    strict = settings(schema_mismatch="error")
+    schema = ToolSpec(
+        name="look", parameters={"type": "object", "properties": {"a": {"type": "string", "pattern": "x"}}}
+    )
+    moves = simulated([call(tools=(schema,))], strict, settings())
+    assert (moves.moved, moves.homeless, moves.after[A].runs) == ({}, {}, 1)
+
+
+def test_a_call_of_a_provider_that_is_gone_moves():
+    moves = simulated([call("gone:x", kept=("gone:x",))], settings(), settings())
+    assert moves.moved == {("gone:x", A): 1}
+
+
 def test_without_the_primary_exactly_those_move_that_it_served():
     moves = simulated(MIXED, settings(), settings(profile_balanced=G))
     assert (moves.moved, moves.homeless) == ({(A, G): 5}, {})
@@ -93,6 +137,15 @@ def test_what_moves_costs_what_its_new_candidate_took_before():
     moves = simulated([call(), call(), paid], settings(), settings(profile_balanced=G))
     assert moves.after[G].cost_usd == pytest.approx(1.0 + 2 * 10 * 0.01)
     assert moves.after[G].cost_unknown == 0
+
+
+def test_what_moves_to_somebody_who_never_was_asked_costs_its_price():
+    flash = "gemini:gemini-2.5-flash"
+    price = price_of("gemini", "gemini-2.5-flash").cost_usd(TokenUsage(input_tokens=6, output_tokens=4))
+    moves = simulated([call(), call(input_tokens=None)], settings(), settings(profile_balanced=flash))
+    assert price is not None
+    assert moves.after[flash].cost_usd == pytest.approx(float(price))
+    assert (moves.after[flash].cost_unknown, moves.after[flash].tokens_unknown) == (1, 1)
 
 
 @pytest.mark.parametrize("known", [{}, {"cost_usd": None}, {"input_tokens": None}])
