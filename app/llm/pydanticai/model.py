@@ -291,7 +291,8 @@ class PydanticAiLiteLLMModel(Model[Any]):
         fields = {**self._defaults, **request_fields(settings)}
         candidates = self._candidates(fields)
         fields |= _preferring(answered_before(messages, run, candidates), fields)
-        fields["metadata"] = {**agent_facts(run), **fields.get("metadata", {})}
+        said = fields.get("metadata", {})
+        fields["metadata"] = {**agent_facts(run), **said} if isinstance(said, dict) else said
         if key is not None:
             fields["idempotency_key"] = step_key(key, run, name=self._name)
         try:
@@ -328,7 +329,9 @@ class PydanticAiLiteLLMModel(Model[Any]):
         except ValueError:
             known = ", ".join(LLMProfile)
             raise LLMInvalidRequest(f"no profile {fields['profile']!r}: write one of {known}") from None
-        pinned: str | None = fields["model"]
+        pinned = fields["model"]
+        if not isinstance(pinned, str | None):
+            raise LLMInvalidRequest(f"llm_model is {pinned!r}: write provider:model")
         found = self._llm.candidates(profile=profile, model=pinned)
         if pinned and fields["constraints"].allow_fallback:
             found += self._llm.candidates(profile=profile, model=None)
