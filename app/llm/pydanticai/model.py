@@ -36,6 +36,7 @@ from app.llm.pydanticai.steps import (
     agreed,
     answered_before,
     named_by,
+    note_answer,
     remedy_named,
     step_facts,
     step_key,
@@ -246,6 +247,7 @@ class PydanticAiLiteLLMModel(Model[Any]):
         with self._told():
             check = DeclaredCheck(params) if self._checks else None
             response = await self._llm.chat(request, context=context, check=check)
+        note_answer(run)
         return _answered(response, step_facts(request, context))
 
     def _asked(
