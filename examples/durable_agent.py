@@ -53,9 +53,8 @@ def tell(answers: list[ModelResponse]) -> None:
         tokens = sum(facts["original_usage"].values())
         how = "paid now" if facts["served_from"] == "live" else "paid before"
         print(f"request {number}: {facts['served_from']}, {tokens} tokens {how}")
-    print(
-        f"send_invoice: {'ran' if sent_now else 'replayed'}, {SENT} has {SENT.read_text().count('to ')} invoice"
-    )
+    sent = SENT.read_text().count("to ") if SENT.exists() else "no"
+    print(f"send_invoice: {'ran' if sent_now else 'replayed'}, {SENT} has {sent} invoice")
     print(answers[-1].text)
 
 

@@ -115,6 +115,8 @@ class Claimer:
         return state if isinstance(state, Replay) else None
 
     def _again(self, run: NewRun, *, alone: bool = False) -> NewRun:
+        if isinstance(run.request, Effect):  # its lease is renewed, whatever time its caller has left
+            return run
         left_s = self.left_s()
         lease_s = self.policy.lease_s(left_s)
         return replace(run, lease_s=lease_s, left_s=left_s, flight_slot=None if alone else run.flight_slot)

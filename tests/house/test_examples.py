@@ -97,7 +97,10 @@ def test_a_pipeline_pays_again_only_for_what_its_own_transaction_forgot(
 
 @pytest.mark.parametrize("database", DATABASES)
 def test_a_durable_agent_dies_and_sends_its_invoice_once(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, database: str
+    request: pytest.FixtureRequest,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    database: str,
 ) -> None:
     if database == "postgres":
         monkeypatch.setenv("LLM_DATABASE_URL", request.getfixturevalue("pg_empty_url"))
@@ -115,6 +118,9 @@ def test_a_durable_agent_dies_and_sends_its_invoice_once(
     assert second[3].endswith("The result of send_invoice was: sent to Nordlys Rail")
     live = second[1].replace("live", "replay").replace("now", "before")
     assert third == [second[0], live, *second[2:]]
+    Path("invoices.txt").unlink()
+    in_this_process("durable_agent", monkeypatch)
+    assert "send_invoice: replayed, invoices.txt has no invoice" in capfd.readouterr().out
 
 
 def test_a_stream_comes_to_the_terminal_with_its_thoughts_apart() -> None:

@@ -1,26 +1,21 @@
-"""Breaks of the ledger: the statements, the protocol, the bindings, the prune."""
+"""Breaks of the ledger: who holds a key, what a run that ends writes, and whose answer a caller gets."""
 
 from tests.sabotage.patch import Break
 
 _HERE = "app/llm/persistence/"
-AUTONOMOUS, CODEC, EXECUTOR = _HERE + "autonomous.py", _HERE + "codec.py", _HERE + "executor.py"
-LEDGER, REPO, SETTLEMENT = _HERE + "ledger.py", _HERE + "repo.py", _HERE + "settlement.py"
-STATEMENTS, RETENTION = _HERE + "statements.py", _HERE + "statements_retention.py"
-ENGINE, BASE = "app/db/engine.py", "app/db/base.py"
-SQLITE, WRITER, RECALL = (
-    f"{_HERE}{name}.py" for name in ("executors/sqlite", "executors/sqlite_writer", "recall")
-)
+AUTONOMOUS = _HERE + "autonomous.py"
+LEDGER = _HERE + "ledger.py"
+STATEMENTS = _HERE + "statements.py"
 
-_CONFORMANCE, _CRASH, _UNIT = "tests/conformance/", "tests/crash/", "tests/unit/llm/"
-CACHE, CLAIMS, FINISHES = (f"{_CONFORMANCE}test_{name}.py::test_" for name in ("cache", "claims", "finishes"))
-PRUNES, WINDOWS, GAPS = (f"{_CONFORMANCE}test_{name}.py::test_" for name in ("retention", "windows", "gaps"))
-CANCELLATION, OUTAGE = (f"{_CRASH}test_{name}.py::test_" for name in ("cancellation", "outage"))
-JOINED, EXECUTORS = (f"{_UNIT}persistence/test_{name}.py::test_" for name in ("joined", "executor"))
-SQLITES, RECALLS, CODECS = (
-    f"{_UNIT}persistence/{name}.py::test_" for name in ("executors/test_sqlite", "test_recall", "test_codec")
-)
-SERVICE, KEYS = _UNIT + "test_service.py::test_", _UNIT + "test_idempotency.py::test_"
-ENGINES = "tests/unit/db/test_engine.py::test_"
+CANCELLATION = "tests/crash/test_cancellation.py::test_"
+CLAIMS = "tests/conformance/test_claims.py::test_"
+FINISHES = "tests/conformance/test_finishes.py::test_"
+GAPS = "tests/conformance/test_gaps.py::test_"
+JOINED = "tests/unit/llm/persistence/test_joined.py::test_"
+KEYS = "tests/unit/llm/test_idempotency.py::test_"
+OUTAGE = "tests/crash/test_outage.py::test_"
+SERVICE = "tests/unit/llm/test_service.py::test_"
+WINDOWS = "tests/conformance/test_windows.py::test_"
 
 LEDGER_BREAKS = (
     Break(
@@ -57,30 +52,6 @@ LEDGER_BREAKS = (
         "holder = ((yield key_holder(run.workspace_id, run.idempotency_key)).first if run.idempotency_key else None)",
         "holder = None",
         (KEYS + "of_racers_that_do_not_wait_one_answers_and_the_others_are_told",),
-    ),
-    Break(
-        "transaction-is-never-committed",
-        "I3",
-        WRITER,
-        'connection.execute("COMMIT")',
-        'connection.execute("ROLLBACK")',
-        (SERVICE + "started_is_seen_by_others_before_the_provider_is_asked",),
-    ),
-    Break(
-        "write-lock-is-kept-during-the-send",
-        "I4",
-        WRITER,
-        'connection.execute("COMMIT")',
-        "pass",
-        (SERVICE + "while_the_provider_works_no_connection_is_held_and_others_can_write[sqlite]",),
-    ),
-    Break(
-        "look-up-may-write",
-        "I4",
-        SQLITE,
-        "self._connect(timeout_s=0.0, read_only=True)",
-        "self._connect(timeout_s=0.0, read_only=False)",
-        (SQLITES + "a_look_up_writes_nothing",),
     ),
     Break(
         "fenced-owner-returns-its-own-answer",
@@ -205,28 +176,12 @@ LEDGER_BREAKS = (
         (JOINED + "a_released_savepoint_still_holds_the_lock",),
     ),
     Break(
-        "outcome-is-told-before-it-is-committed",
-        "I9",
-        WRITER,
-        "each.outcome = drive(connection, each.steps())",
-        "each.outcome = drive(connection, each.steps())\n                self._settled([each])",
-        (SQLITES + "an_acknowledged_outcome_is_a_committed_one",),
-    ),
-    Break(
         "failed-run-keeps-its-key",
         "I10",
         STATEMENTS,
         "FINISH_UNANSWERED = FINISH_ANSWERED.values(idem_slot=_NULL)",
         "FINISH_UNANSWERED = FINISH_ANSWERED",
         (CLAIMS + "a_run_that_failed_or_was_cancelled_frees_its_key_at_once",),
-    ),
-    Break(
-        "database-clock-stands-still-in-a-transaction",
-        "I10",
-        BASE,
-        '"(clock_timestamp() + make_interval(',
-        '"(now() + make_interval(',
-        (ENGINES + "the_databases_clock_moves_inside_a_transaction_and_counts_seconds",),
     ),
     Break(
         "transition-dies-with-its-caller",
@@ -288,64 +243,6 @@ LEDGER_BREAKS = (
         (CLAIMS + "a_key_of_one_workspace_is_unknown_in_another",),
     ),
     Break(
-        "cached-answer-of-any-workspace-is-found",
-        "I13",
-        STATEMENTS,
-        'runs.c.workspace_id == _bind("workspace_id"), runs.c.prompt_sha256',
-        '_bind("workspace_id").is_not(None),\n        runs.c.prompt_sha256',
-        (CACHE + "an_answer_of_one_workspace_is_no_hit_in_another",),
-    ),
-    Break(
-        "flight-of-any-workspace-is-joined",
-        "I13",
-        "app/llm/fingerprint.py",
-        '_digest("flight", [workspace_id, prompt_sha256, candidate_sha256])',
-        '_digest("flight", [prompt_sha256, candidate_sha256])',
-        (CACHE + "flights_of_other_workspaces_prompts_and_candidates_do_not_meet",),
-    ),
-    Break(
-        "process-cache-serves-any-workspace",
-        "I13",
-        _HERE + "memory.py",
-        "return {name: answer for name, answer in found.items() if answer is not None}",
-        "anybody = {where[1:]: kept[1] for where, kept in self._answers.items()}\n"
-        "        return {name: anybody[prompt_sha256, name] for name in candidates"
-        " if (prompt_sha256, name) in anybody}",
-        (CACHE + "the_cache_of_one_workspace_is_closed_to_others",),
-    ),
-    Break(
-        "prune-takes-other-workspaces-along",
-        "I13",
-        RETENTION,
-        "wanted.append(of.c.workspace_id == which.workspace_id)",
-        "pass",
-        (PRUNES + "another_workspace_is_left_alone",),
-    ),
-    Break(
-        "payload-holds-what-a-database-refuses",
-        "I14",
-        CODEC,
-        "json.JSONEncoder(ensure_ascii=True,",
-        "json.JSONEncoder(ensure_ascii=False,",
-        (FINISHES + "any_text_is_stored_and_comes_back_as_it_was",),
-    ),
-    Break(
-        "error-text-holds-what-a-database-refuses",
-        "I14",
-        SETTLEMENT,
-        'text.replace("\\x00", "").encode("utf-8", "replace").decode()[:MAX_ERROR_CHARS]',
-        "text[:MAX_ERROR_CHARS]",
-        (FINISHES + "any_error_text_is_stored",),
-    ),
-    Break(
-        "count-that-no-column-holds-is-stored",
-        "I14",
-        SETTLEMENT,
-        "None if number is None or not 0 <= number <= largest else number",
-        "number",
-        (FINISHES + "token_counts_that_no_column_holds_are_unknown_on_the_row",),
-    ),
-    Break(
         "other-request-gets-the-stored-answer",
         "I15",
         LEDGER,
@@ -387,183 +284,6 @@ LEDGER_BREAKS = (
         (CLAIMS + "an_expired_answer_frees_its_key_and_keeps_its_row",),
     ),
     Break(
-        "error-text-is-stored-unredacted",
-        "I17",
-        SETTLEMENT,
-        "storable(redact(failure.error.message))",
-        "storable(failure.error.message)",
-        (_UNIT + "test_telemetry.py::test_no_secret_is_in_a_log_line_a_row_or_an_error",),
-    ),
-    Break(
-        "database-fault-drags-the-prompt-along",
-        "I17",
-        WRITER,
-        "operation.fault, _ = ledger_error(error, self._timeout_s)",
-        "operation.fault = error",
-        (GAPS + "a_fault_has_no_error_of_the_driver_behind_it",),
-    ),
-    Break(
-        "driver-errors-show-values",
-        "I17",
-        ENGINE,
-        'options = {"hide_parameters": True, **options}',
-        'options = {"hide_parameters": False, **options}',
-        (GAPS + "an_error_of_the_driver_shows_no_values",),
-    ),
-    Break(
-        "prune-takes-started-runs",
-        "I18",
-        RETENTION,
-        "wanted = [of.c.status != STARTED, of.c.finished_at < _ago(which.older_than_s)]",
-        "wanted = [of.c.created_at < _ago(which.older_than_s)]",
-        (PRUNES + "a_started_run_is_never_touched",),
-    ),
-    Break(
-        "prune-takes-live-keys",
-        "I18",
-        RETENTION,
-        "return not (which.keys or which.payloads_only)",
-        "return False",
-        (PRUNES + "a_live_key_keeps_its_run_unless_keys_are_given_up",),
-    ),
-    Break(
-        "prune-judges-a-page-and-not-its-rows",
-        "I18",
-        RETENTION,
-        "wanted = _is_wanted(which, of)",
-        'wanted = of.c.id > ""',
-        (GAPS + "a_prune_judges_every_row_of_a_page",),
-    ),
-    Break(
-        "prune-spares-a-key-when-it-looks-only",
-        "I18",
-        RETENTION,
-        "sa.and_(wanted, sa.not_(_holds_live_key(of))) if _spares_keys(which) else wanted",
-        "wanted",
-        (GAPS + "a_prune_judges_every_row_of_a_page",),
-    ),
-    Break(
-        "database-file-is-readable-by-others",
-        "I19",
-        ENGINE,
-        "os.O_CREAT | os.O_EXCL | os.O_RDWR, PRIVATE",
-        "os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o644",
-        ("tests/unit/db/test_migrate.py::test_a_new_sqlite_file_is_made_and_only_its_owner_may_read_it",),
-    ),
-    Break(
-        "prune-takes-fresh-texts",
-        "I20",
-        RETENTION,
-        "payloads.c.last_ref_at < _ago(PAYLOAD_REST_S)",
-        "payloads.c.last_ref_at <= _ago(0.0)",
-        (PRUNES + "a_text_of_the_last_hour_is_left_to_a_later_prune",),
-    ),
-    Break(
-        "text-that-is-stored-again-stays-old",
-        "I20",
-        STATEMENTS,
-        'index_elements=[payloads.c.workspace_id, payloads.c.sha256], set_={"last_ref_at": db_now()}',
-        "index_elements=[payloads.c.workspace_id, payloads.c.sha256],\n"
-        '        set_={"last_ref_at": payloads.c.last_ref_at},',
-        (FINISHES + "storing_a_text_again_says_when_it_was_last_needed",),
-    ),
-    Break(
-        "hit-does-not-hold-on-to-its-texts",
-        "I20",
-        LEDGER,
-        'yield Step(sql.TOUCH_PAYLOADS, {"workspace_id": run.workspace_id, "source_run_id": answer.run_id})',
-        "pass",
-        (GAPS + "a_hit_renews_the_texts_that_it_refers_to",),
-    ),
-    Break(
-        "hit-that-is-recorded-later-does-not-hold-on-to-its-texts",
-        "I20",
-        LEDGER,
-        "sources = sorted({(run.workspace_id, answer.run_id) for run, answer in hits})",
-        "sources = sorted({(run.workspace_id, run.run_id) for run, answer in hits})",
-        (GAPS + "hits_that_are_recorded_together_renew_the_texts_that_they_refer_to",),
-    ),
-    Break(
-        "hits-of-one-transaction-fail-together",
-        "cache",
-        _HERE + "behind.py",
-        "if len(hits) == 1:",
-        "if hits:",
-        (RECALLS + "a_hit_that_cannot_be_written_takes_no_other_with_it",),
-    ),
-    Break(
-        "only-answers-keep-texts-alive",
-        "I20",
-        RETENTION,
-        'for name in ("request_payload", "response_payload")',
-        'for name in ("response_payload",)',
-        (PRUNES + "a_text_stays_while_any_run_refers_to_it",),
-    ),
-    Break(
-        "claim-does-not-look-into-the-cache-again",
-        "cache",
-        LEDGER,
-        "if answer is None and run.cache_candidates:",
-        "if answer is not None and run.cache_candidates:",
-        (CACHE + "a_claim_finds_the_cached_answer_and_becomes_its_hit_row",),
-    ),
-    Break(
-        "flight-is-not-claimed",
-        "cache",
-        LEDGER,
-        '"flight_slot": run.flight_slot',
-        '"flight_slot": None',
-        (CACHE + "a_second_flight_is_told_of_the_first",),
-    ),
-    Break(
-        "landed-flight-keeps-its-slot",
-        "cache",
-        STATEMENTS,
-        "flight_slot=_NULL, finished_at=db_now(), expires_at=_EXPIRY_OR_NEVER ) .where",
-        "finished_at=db_now(), expires_at=_EXPIRY_OR_NEVER,\n    )\n    .where",
-        (CACHE + "a_flight_that_failed_is_free",),
-    ),
-    Break(
-        "bypassed-answer-is-a-hit",
-        "cache",
-        STATEMENTS,
-        'runs.c.cache_mode != _literal("bypass")',
-        "sa.true()",
-        (CACHE + "an_answer_that_bypassed_the_cache_is_no_hit",),
-    ),
-    Break(
-        "truncated-answer-is-a-hit",
-        "cache",
-        STATEMENTS,
-        '[_literal("stop"), _literal("tool_calls")]',
-        '[_literal("stop"), _literal("tool_calls"), _literal("length")]',
-        (CACHE + "a_truncated_or_filtered_answer_is_no_hit",),
-    ),
-    Break(
-        "stale-answer-is-a-hit",
-        "cache",
-        STATEMENTS,
-        'runs.c.finished_at > db_now(_bind("minus_ttl_s", sa.Float))',
-        '_bind("minus_ttl_s", sa.Float) < 0',
-        (CACHE + "an_answer_older_than_the_time_to_live_is_no_hit",),
-    ),
-    Break(
-        "hits-feed-hits-for-ever",
-        "cache",
-        STATEMENTS,
-        "runs.c.source_run_id.is_(None)",
-        "sa.true()",
-        (CACHE + "a_hit_row_feeds_no_further_hits",),
-    ),
-    Break(
-        "answer-of-another-model-is-a-hit",
-        "cache",
-        STATEMENTS,
-        "runs.c.candidate_sha256 == candidate,",
-        "candidate.is_not(None),",
-        (GAPS + "an_answer_of_another_candidate_is_not_found",),
-    ),
-    Break(
         "key-never-expires",
         "keys",
         LEDGER,
@@ -578,162 +298,5 @@ LEDGER_BREAKS = (
         'return Abandoned(run_id=str(holder["id"])) if refuse_abandoned else _Free("take_over")',
         'return _Free("take_over")',
         (CLAIMS + "an_abandoned_key_is_refused_where_the_settings_say_so",),
-    ),
-    Break(
-        "deadlock-is-not-tried-again",
-        "executor",
-        EXECUTOR,
-        '_REPEATABLE = {"40001", "40P01"}',
-        "_REPEATABLE: set[str] = set()",
-        (EXECUTORS + "a_serialization_failure_is_run_again_from_the_start",),
-    ),
-    Break(
-        "own-callers-lock-is-waited-for",
-        "executor",
-        SQLITE,
-        "if holds_write_lock(self._file):",
-        'if holds_write_lock(self._file / "elsewhere"):',
-        (JOINED + "an_autonomous_call_inside_a_unit_of_work_on_its_file_is_refused_at_once",),
-        hangs_s=8,
-    ),
-    Break(
-        "joined-fault-takes-the-callers-work-along",
-        "executor",
-        EXECUTOR,
-        "async with self._one_at_a_time, self._session.begin_nested():",
-        "async with self._one_at_a_time:",
-        (JOINED + "a_fault_of_our_sql_stays_in_its_savepoint",),
-    ),
-    Break(
-        "settings-of-sqlite-are-forgotten",
-        "executor",
-        ENGINE,
-        '"synchronous=FULL",',
-        '"synchronous=OFF",',
-        (ENGINES + "sqlite_waits_for_locks_keeps_a_log_and_syncs",),
-    ),
-    Break(
-        "fault-in-a-batch-is-everybodys",
-        "executor",
-        WRITER,
-        "self._perform([each])",
-        "self._fail(each, error)",
-        (SQLITES + "one_fault_in_a_batch_spoils_nobody",),
-    ),
-    Break(
-        "batch-with-a-fault-is-committed-in-part",
-        "executor",
-        WRITER,
-        "self._undo(connection)\n            raise",
-        'connection.execute("COMMIT")\n            raise',
-        (SQLITES + "one_fault_in_a_batch_spoils_nobody",),
-    ),
-    Break(
-        "waiting-for-the-lock-has-no-end",
-        "executor",
-        WRITER,
-        "if each.give_up_at_s <= now_s:",
-        "if each.give_up_at_s + 3600 <= now_s:",
-        (SQLITES + "a_lock_held_elsewhere_ends_in_a_busy_error_for_everybody_at_once",),
-        hangs_s=20,
-    ),
-    Break(
-        "child-uses-its-parents-connection",
-        "executor",
-        SQLITE,
-        "if os.getpid() == self._pid:",
-        "if self._pid:",
-        (SQLITES + "a_forked_child_does_not_touch_its_parents_connections",),
-    ),
-    Break(
-        "long-reads-stall-the-loop",
-        "executor",
-        SQLITE,
-        "if step.brief and self._lookup_s < SLOW_LOOKUP_S:",
-        "if self._lookup_s < SLOW_LOOKUP_S:",
-        (SQLITES + "a_long_read_stays_off_the_loop",),
-    ),
-    Break(
-        "memory-serves-any-tenants-key",
-        "I13",
-        RECALL,
-        'return ("key", workspace_id, key)',
-        'return ("key", "", key)',
-        (
-            RECALLS + "places_of_other_tenants_keys_prompts_and_candidates_do_not_meet",
-            RECALLS + "another_tenant_with_the_same_key_gets_nothing_from_memory",
-        ),
-    ),
-    Break(
-        "memory-serves-another-request",
-        "I15",
-        AUTONOMOUS,
-        "if known is not None and known.request_sha256 == request_sha256:",
-        "if known is not None:",
-        (RECALLS + "another_request_under_a_key_in_memory_is_a_conflict",),
-    ),
-    Break(
-        "memory-serves-what-has-expired",
-        "keys",
-        RECALL,
-        "FRESH_S if answer.left_s is None else min(FRESH_S, answer.left_s)",
-        "FRESH_S",
-        (RECALLS + "an_answer_that_expires_sooner_is_at_hand_until_then",),
-    ),
-    Break(
-        "memory-never-asks-again",
-        "I5",
-        RECALL,
-        "if self._now_s() >= kept.until_s:",
-        "if self._now_s() < 0:",
-        (RECALLS + "a_key_that_is_forced_elsewhere_gives_its_new_answer_when_the_look_up_is_old",),
-    ),
-    Break(
-        "memory-keeps-what-was-forced",
-        "I5",
-        AUTONOMOUS,
-        "self._recall.forget(of_key(run.workspace_id, run.idempotency_key))",
-        "pass",
-        (RECALLS + "a_key_that_is_forced_here_gives_its_new_answer_at_once",),
-    ),
-    Break(
-        "memory-has-no-end",
-        "cache",
-        RECALL,
-        "while self._bytes > self._max_bytes:",
-        "while self._bytes < 0:",
-        (RECALLS + "together_they_take_no_more_than_they_may_and_the_least_used_goes_first",),
-    ),
-    Break(
-        "hit-behind-is-never-written",
-        "cache",
-        _HERE + "behind.py",
-        "self._begin(self._write_hits(hits))",
-        "hits.clear()",
-        (RECALLS + "a_burst_of_hits_asks_the_database_once_and_leaves_a_row_each",),
-    ),
-    Break(
-        "text-is-written-otherwise-than-last-year",
-        "I14",
-        CODEC,
-        'data.isascii() and b"\\x7f" not in data',
-        "data.isascii()",
-        ("tests/property/test_encodings.py::test_an_answer_is_written_as_pydantic_writes_its_parts",),
-    ),
-    Break(
-        "bomb-is-unpacked",
-        "I14",
-        CODEC,
-        "if not 0 <= zstandard.frame_content_size(frame) <= LARGEST_FRAME:",
-        "if zstandard.frame_content_size(frame) < -2:",
-        (CODECS + "a_frame_that_says_it_holds_too_much_is_not_opened",),
-    ),
-    Break(
-        "encrypted-frame-is-not-unpacked",
-        "I20",
-        _HERE + "cipher.py",
-        "return PLAIN.decode(_OPENED[codec], opened, workspace_id=workspace_id, address=address)",
-        "return opened",
-        ("tests/security/test_encryption.py::test_a_long_text_is_compressed_before_it_is_encrypted",),
     ),
 )

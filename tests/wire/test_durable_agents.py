@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import date
 from decimal import Decimal
@@ -401,6 +401,79 @@ async def test_other_arguments_under_a_call_are_a_conflict_that_shows_both(world
     assert world.done == [1]
     assert caught.value.facts["path"] == "$.arguments.order"
     assert 'pay({"order": 1}) and not pay({"order": 2})' in caught.value.message
+
+
+class Orders(BaseModel):
+    """A set within a model."""
+
+    numbers: set[int]
+
+
+ORDERS: list[Callable[[list[int]], Any]] = [
+    set,
+    lambda numbers: {"old": (1, [frozenset(numbers)])},
+    lambda numbers: [Orders(numbers=set(numbers))],
+]
+
+
+@pytest.mark.parametrize("read", ORDERS, ids=["set", "nested", "model"])
+async def test_sets_among_the_arguments_are_the_same_in_each_process(
+    world: World, read: Callable[[list[int]], Any]
+) -> None:
+    """Hashes of texts differ from process to process, and with them the order of a set; of 0 and 8 it is that of insertion."""
+    numbers = [0, 8]
+
+    def pay(orders: Annotated[Any, AfterValidator(lambda _: read(numbers))]) -> str:
+        """Pay orders."""
+        world.done.append(orders)
+        return "ok"
+
+    world.ollama.script(Reply.tool_call("pay", {"orders": [0, 8]}), Reply.text("Paid."))
+    await world.agent(pay).run("Pay.", metadata=RUN)
+    numbers.reverse()
+    assert list(set(numbers)) == numbers
+    assert (await world.agent(pay).run("Pay.", metadata=RUN)).output == "Paid."
+    assert (world.sends, len(world.done)) == (2, 1)
+
+
+class Pile(BaseModel):
+    """Orders, one after another."""
+
+    orders: Iterable[int]
+
+
+async def test_arguments_that_can_be_read_only_once_are_read_by_the_tool(world: World) -> None:
+    def pay(orders: Iterable[int], piles: list[Pile]) -> str:
+        """Pay orders."""
+        world.done.append([*orders, *(order for pile in piles for order in pile.orders)])
+        return "ok"
+
+    wanted = {"orders": [1, 2], "piles": [{"orders": [3]}, {"orders": [4]}]}
+    world.ollama.script(Reply.tool_call("pay", wanted), Reply.text("Paid."))
+    for _ in range(2):
+        assert (await world.agent(pay).run("Pay.", metadata=RUN)).output == "Paid."
+    assert (world.sends, world.done) == (2, [[1, 2, 3, 4]])
+    (row,) = [row for row in await world.outside.runs() if row["provider"] == "tool"]
+    kept = await world.llm._repo.asked("acme", row["id"])
+    assert getattr(kept, "arguments", None) == wanted
+
+
+async def test_a_tool_that_takes_longer_than_its_timeout_has_a_result(world: World) -> None:
+    """PydanticAI tells the model so by `ModelRetry`, and a repetition tells it the same without the wait."""
+
+    async def pay(order: int) -> str:
+        """Pay an order."""
+        world.done.append(order)
+        await asyncio.Event().wait()
+        return "never"
+
+    tools: FunctionToolset[Any] = FunctionToolset([pay], timeout=0.01)
+    model = PydanticAiLiteLLMModel(world.llm)
+    clerk = Agent(model, name="clerk", toolsets=[RecordedToolset(tools, world.llm)])
+    world.ollama.script(Reply.tool_call("pay", {"order": 1}), Reply.text("The till is away."))
+    for _ in range(2):
+        assert (await clerk.run("Pay.", metadata=RUN)).output == "The till is away."
+    assert (world.sends, world.done) == (2, [1])
 
 
 def _same(world: World) -> dict[str, Any]:

@@ -1,13 +1,15 @@
 """Agents that go on under their key when others answer than before: what was asked counts, not who was to answer."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 from pydantic import BaseModel
 from pydantic_ai import Agent, FunctionToolset
+from pydantic_ai.capabilities import ModelFallback
 from pydantic_ai.exceptions import ModelHTTPError
+from pydantic_ai.messages import ModelResponse
 from pydantic_ai.models.fallback import FallbackModel
 
 from app.bootstrap import build_llm_service
@@ -47,7 +49,9 @@ class Desk:
         async with build_llm_service(settings) as llm:
             yield llm
 
-    def clerk(self, llm: LLMService, *, model: Any = None, orders: str = "Pay order 1.") -> Agent[Any, Any]:
+    def clerk(
+        self, llm: LLMService, *, model: Any = None, orders: str = "Pay order 1.", **how: Any
+    ) -> Agent[Any, Any]:
         """Return the agent, whose tool is recorded."""
 
         def pay(order: int) -> str:
@@ -61,6 +65,7 @@ class Desk:
             instructions=orders,
             output_type=Receipt,
             toolsets=[RecordedToolset(FunctionToolset([pay]), llm)],
+            **how,
         )
 
 
@@ -105,6 +110,37 @@ async def test_a_run_whose_second_model_answered_is_replayed_by_the_first(desk: 
         again = await desk.clerk(llm, model=FallbackModel(*pinned)).run("Go.", metadata=RUN)
     assert (again.output, desk.paid) == (first.output, [1])
     assert (desk.ollama.sends, desk.gemini.sends) == (sends, 2)
+
+
+BAD = Reply.tool_call("final_result", {"number": "?"})
+
+
+def without_number(response: ModelResponse) -> bool:
+    """Refuse an answer, as a response handler of PydanticAI does."""
+    return any(part.args_as_dict() == {"number": "?"} for part in response.tool_calls)
+
+
+Chain = Callable[[list[PydanticAiLiteLLMModel]], tuple[Any, list[Any]]]
+CHAINS: dict[str, Chain] = {
+    "FallbackModel": lambda models: (FallbackModel(*models, fallback_on=without_number), []),
+    "ModelFallback": lambda models: (models[0], [ModelFallback(models[1], fallback_on=without_number)]),
+}
+
+
+@pytest.mark.parametrize("chain", CHAINS.values(), ids=CHAINS.keys())
+async def test_an_answer_that_was_refused_is_not_given_again_to_the_next_model(
+    desk: Desk, chain: Chain
+) -> None:
+    """Both are requests of one step: the second wants another answer, and a repetition replays both."""
+    desk.ollama.script(PAY, BAD)
+    desk.gemini.script(DONE)
+    async with desk.open(OLLAMA, GEMINI) as llm:
+        models = [PydanticAiLiteLLMModel(llm, model=name) for name in (OLLAMA, GEMINI)]
+        for _ in range(2):
+            model, capabilities = chain(models)
+            clerk = desk.clerk(llm, model=model, capabilities=capabilities)
+            assert (await clerk.run("Go.", metadata=RUN)).output == Receipt(number="R-1")
+    assert (desk.paid, desk.ollama.sends, desk.gemini.sends) == ([1], 2, 1)
 
 
 async def test_another_question_under_the_key_is_a_conflict_whoever_is_to_answer(desk: Desk) -> None:

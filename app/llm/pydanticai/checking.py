@@ -1,7 +1,9 @@
 """An agent's own schemas as a check, so that output which does not fit them can fall back to another candidate."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, ClassVar
 
 from pydantic_ai.models import ModelRequestParameters
@@ -12,6 +14,10 @@ from app.llm.pydanticai.internals import strip_markdown_fences
 from app.llm.structured.reading import NotJson, strict_json
 
 MAX_FAULTS = 10
+
+_MAY_BE_FOREIGN = ("type", "pattern", "patternProperties", "additionalProperties", "$ref", "$dynamicRef")
+"""Keywords of which a schema may say what cannot be read here: patterns of another engine (Pydantic's has `\\p{L}`),
+references to elsewhere. They are left to PydanticAI, which validates an answer in any case."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +59,30 @@ class DeclaredCheck:
 
 
 def _misfits(where: str, value: Any, schema: dict[str, Any]) -> Iterator[str]:
-    from jsonschema import Draft202012Validator  # type: ignore[import-untyped]  # noqa: PLC0415  # 40 ms; no types
-    from referencing import Registry  # noqa: PLC0415
-
-    validator = Draft202012Validator(schema, registry=Registry())  # a registry that fetches nothing
-    for fault in validator.iter_errors(value):
+    for fault in _validator()(schema).iter_errors(value):
         yield f"{where}{fault.json_path.removeprefix('$')}: does not fit {fault.validator!r}"
+
+
+@cache
+def _validator() -> Callable[[dict[str, Any]], Any]:
+    from jsonschema import Draft202012Validator, validators  # type: ignore[import-untyped]  # noqa: PLC0415  # 40 ms; no types
+    from jsonschema.exceptions import UnknownType  # type: ignore[import-untyped]  # noqa: PLC0415
+    from referencing import Registry  # noqa: PLC0415
+    from referencing.exceptions import Unresolvable  # noqa: PLC0415
+
+    def left_out(usual: Callable[..., Iterator[Any] | None]) -> Callable[..., Iterator[Any]]:
+        def faults(*asked: Any) -> Iterator[Any]:
+            try:
+                yield from usual(*asked) or ()
+            except (re.error, UnknownType, Unresolvable):
+                return
+
+        return faults
+
+    usual = Draft202012Validator.VALIDATORS
+    kind = validators.extend(Draft202012Validator, {name: left_out(usual[name]) for name in _MAY_BE_FOREIGN})
+    registry: Registry[Any] = Registry()  # it fetches nothing
+    return lambda schema: kind(schema, registry=registry)
 
 
 def _text(said: Said) -> str:

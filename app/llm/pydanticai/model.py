@@ -36,6 +36,7 @@ from app.llm.pydanticai.steps import (
     agreed,
     answered_before,
     named_by,
+    note_answer,
     remedy_named,
     step_facts,
     step_key,
@@ -246,6 +247,7 @@ class PydanticAiLiteLLMModel(Model[Any]):
         with self._told():
             check = DeclaredCheck(params) if self._checks else None
             response = await self._llm.chat(request, context=context, check=check)
+        note_answer(run)
         return _answered(response, step_facts(request, context))
 
     def _asked(
@@ -291,7 +293,8 @@ class PydanticAiLiteLLMModel(Model[Any]):
         fields = {**self._defaults, **request_fields(settings)}
         candidates = self._candidates(fields)
         fields |= _preferring(answered_before(messages, run, candidates), fields)
-        fields["metadata"] = {**agent_facts(run), **fields.get("metadata", {})}
+        said = fields.get("metadata", {})
+        fields["metadata"] = {**agent_facts(run), **said} if isinstance(said, dict) else said
         if key is not None:
             fields["idempotency_key"] = step_key(key, run, name=self._name)
         try:
@@ -328,7 +331,9 @@ class PydanticAiLiteLLMModel(Model[Any]):
         except ValueError:
             known = ", ".join(LLMProfile)
             raise LLMInvalidRequest(f"no profile {fields['profile']!r}: write one of {known}") from None
-        pinned: str | None = fields["model"]
+        pinned = fields["model"]
+        if not isinstance(pinned, str | None):
+            raise LLMInvalidRequest(f"llm_model is {pinned!r}: write provider:model")
         found = self._llm.candidates(profile=profile, model=pinned)
         if pinned and fields["constraints"].allow_fallback:
             found += self._llm.candidates(profile=profile, model=None)

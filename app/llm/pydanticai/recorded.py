@@ -1,10 +1,11 @@
 """Tools that run once: what they return is kept under the key of the agent's run, so that a repeated run does nothing twice."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
+from types import GeneratorType
 from typing import Any, Protocol
 
-from pydantic import ConfigDict, JsonValue, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, JsonValue, TypeAdapter, ValidationError
 from pydantic_ai import RunContext
 from pydantic_ai.exceptions import ApprovalRequired, CallDeferred, ModelRetry, ToolFailed, UserError
 from pydantic_ai.messages import ModelResponse, ToolCallPart, ToolReturn, ToolReturnContent
@@ -14,6 +15,7 @@ from pydantic_core import PydanticSerializationError
 
 from app.llm.effects import Unrecordable
 from app.llm.errors import LLMInvalidRequest
+from app.llm.fingerprint import json_bytes
 from app.llm.pydanticai.steps import STEP, fitting, inside_tool
 from app.llm.types import LLMCallContext
 
@@ -24,6 +26,9 @@ _AS_PYDANTIC_AI = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
 _ANY: TypeAdapter[Any] = TypeAdapter(Any, config=_AS_PYDANTIC_AI)
 _CONTENT: TypeAdapter[Any] = TypeAdapter(ToolReturnContent, config=_AS_PYDANTIC_AI)
 _TOOL_RETURN: TypeAdapter[ToolReturn] = TypeAdapter(ToolReturn)
+
+_ITERATORS = (GeneratorType, type(TypeAdapter(Iterable[Any]).validate_python(())))
+"""What can be written down, but read only once: Pydantic makes the second of an `Iterable`."""
 
 
 class OnceService(Protocol):
@@ -54,7 +59,7 @@ class RecordedToolset(WrapperToolset[AgentDepsT]):
     a model that is none of ours, tools just run.
 
     What the agent gets is what the ledger keeps, live too: JSON, with files and `ToolReturn` as PydanticAI writes and
-    reads them. `ModelRetry` and `ToolFailed` are results. Any other exception is none and frees the key, so that a repeated
+    reads them. `ModelRetry` (which a tool's own `timeout` raises, too) and `ToolFailed` are results. Any other exception is none and frees the key, so that a repeated
     run runs the tool again, whatever it had done before it raised; `llm_force_new_execution` does in any case: if the model
     then asks for something else, that is a conflict. A tool that is cancelled, or returns what cannot be recorded, may have
     done its work: its key is LLM_ON_ABANDONED's, too. Tools that wait for an approval, or are done elsewhere, are not
@@ -95,13 +100,14 @@ class RecordedToolset(WrapperToolset[AgentDepsT]):
             step = _step_of(ctx)
             if step is None:
                 return await self.wrapped.call_tool(name, tool_args, ctx, tool)
+            tool_args = _at_rest(tool_args)
             facts = dict(step)
             forced = bool(facts.pop("force_new_execution", False))
             context = LLMCallContext(**facts)
             kept = await self.llm.once(
                 fitting(f"{context.idempotency_key}/tool/{ctx.tool_call_id}"),
                 name,
-                _written(tool_args, f"the arguments of {name}"),
+                _in_order(_written(tool_args, f"the arguments of {name}"), tool_args),
                 work,
                 context=context.model_copy(update={"idempotency_key": None}),
                 undone=(ApprovalRequired, CallDeferred),
@@ -160,8 +166,40 @@ def _read(how: str, what: Any) -> Any:
     return _TOOL_RETURN.validate_json(text) if how == _RETURN else _CONTENT.validate_json(text)
 
 
+def _at_rest(value: Any) -> Any:
+    """Return arguments whose iterators are lists: they are written down, and what is read once is empty afterwards."""
+    if isinstance(value, _ITERATORS):
+        return [_at_rest(each) for each in value]
+    if isinstance(value, dict | BaseModel):
+        held = value if isinstance(value, dict) else value.__dict__
+        held.update({name: _at_rest(each) for name, each in held.items()})
+    elif isinstance(value, list):
+        value[:] = map(_at_rest, value)
+    return value
+
+
+def _in_order(written: Any, value: Any) -> Any:
+    """Return what was written of a value with its sets sorted: each process has another order for them."""
+    try:
+        plain = _ANY.dump_python(value, by_alias=True, warnings=False)
+    except TypeError:  # a set of models, which no set can hold once they are written
+        return written
+    return _sorted(written, plain)
+
+
+def _sorted(written: Any, plain: Any) -> Any:
+    if isinstance(plain, set | frozenset) and isinstance(written, list):
+        return sorted(written, key=json_bytes)
+    if isinstance(plain, dict) and isinstance(written, dict) and len(plain) == len(written):
+        pairs = zip(written.values(), plain.values(), strict=True)
+        return dict(zip(written, (_sorted(*pair) for pair in pairs), strict=True))
+    if isinstance(plain, list | tuple) and isinstance(written, list) and len(plain) == len(written):
+        return [_sorted(*pair) for pair in zip(written, plain, strict=True)]
+    return written
+
+
 def _written(value: Any, what: str) -> Any:
     try:
-        return _ANY.dump_python(value, mode="json", by_alias=True)
+        return _ANY.dump_python(value, mode="json", by_alias=True, warnings=False)
     except (PydanticSerializationError, ValueError, RecursionError) as error:
         raise LLMInvalidRequest(f"{what} cannot be recorded as JSON: {error}") from None

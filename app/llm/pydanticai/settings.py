@@ -51,7 +51,7 @@ _FIELDS: Mapping[str, str] = {
 }
 """What a setting is called in `LLMRequest`; its validation says what is wrong with a value."""
 
-_NEAREST_EFFORT: Mapping[object, str] = {"minimal": "low", "xhigh": "high", "max": "high"}
+_NEAREST_EFFORT: Mapping[str, str] = {"minimal": "low", "xhigh": "high", "max": "high"}
 
 _APPLIED_ELSEWHERE = frozenset(
     {"tool_choice", "request_timeout", "first_event_timeout", "framing_announcement", "cache"}
@@ -72,8 +72,8 @@ def request_fields(settings: ModelSettings) -> dict[str, Any]:
         raise UserError(f"unknown model settings {', '.join(unknown)}; known are {', '.join(sorted(_OWN))}")
     given = {name: value for name, value in settings.items() if value is not None}
     fields = {_FIELDS[name]: value for name, value in given.items() if name in _FIELDS}
-    if "thinking" in fields:
-        fields["thinking"] = _NEAREST_EFFORT.get(fields["thinking"], fields["thinking"])
+    if isinstance(effort := fields.get("thinking"), str):
+        fields["thinking"] = _NEAREST_EFFORT.get(effort, effort)
     if "timeout_s" in fields:
         fields["timeout_s"] = _seconds(fields["timeout_s"])
     return fields

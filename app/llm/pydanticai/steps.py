@@ -25,6 +25,9 @@ STEP = "llm_step"
 _inside: ContextVar[tuple[tuple[str | None, str | None], ...]] = ContextVar("inside", default=())
 """The tool calls that this task works on, outermost first, each with the run that made it."""
 
+_answered: ContextVar[tuple[tuple[str | None, int], int]] = ContextVar("answered", default=((None, 0), 0))
+"""The run and the step that this task got an answer for last, and how many it got for it."""
+
 
 class NestedRuns(AbstractCapability[Any]):
     """Gives each run that a tool starts keys of its own: `Agent(model, capabilities=[NestedRuns()])`.
@@ -103,7 +106,8 @@ def agreed(sources: Iterable[tuple[str, LLMCallContext]]) -> LLMCallContext:
 def step_key(key: str, run: RunContext[Any] | None, *, name: str | None) -> str:
     """Return the key of one request of a run: `key/agent/step`, or `key/agent>tool_call/step` in a run of a tool.
 
-    A run of a tool of such a run names both calls, and so on; what gets too long for a key ends in a hash.
+    A run of a tool of such a run names both calls, and so on; what gets too long for a key ends in a hash. A further
+    request of a step that has an answer (which a FallbackModel refused, say) is `key/agent/step.2`, and so on.
 
     Outside an agent run there is one request, so the key itself serves.
 
@@ -119,7 +123,19 @@ def step_key(key: str, run: RunContext[Any] | None, *, name: str | None) -> str:
             "write Agent(..., name='extract') or PydanticAiLiteLLMModel(..., name='extract')"
         )
     path = ">".join([agent, *(str(call) for _, call in _inside.get())])
-    return fitting(f"{key}/{path}/{run.run_step}")
+    known = _answers_of(run)
+    return fitting(f"{key}/{path}/{run.run_step}{f'.{known + 1}' if known else ''}")
+
+
+def note_answer(run: RunContext[Any] | None) -> None:
+    """Note that this step of the run has an answer: whoever asks again, in this task, wants another one."""
+    if run is not None:
+        _answered.set(((run.run_id, run.run_step), _answers_of(run) + 1))
+
+
+def _answers_of(run: RunContext[Any]) -> int:
+    whose, known = _answered.get()
+    return known if whose == (run.run_id, run.run_step) else 0
 
 
 def fitting(key: str) -> str:

@@ -8,7 +8,17 @@ import pytest
 
 from app.llm.errors import LLMError, LLMKeyConflict, LLMKeyInProgress, LLMProviderError
 from app.llm.idempotency import CLAIM_AGAIN_S, LONGEST_PAUSE_S, Claimer, ClaimPolicy, replayed
-from app.llm.ports import Abandoned, Conflict, FlightHeld, InProgress, NewRun, Replay, StoredAnswer, Won
+from app.llm.ports import (
+    Abandoned,
+    Conflict,
+    Effect,
+    FlightHeld,
+    InProgress,
+    NewRun,
+    Replay,
+    StoredAnswer,
+    Won,
+)
 from app.llm.testing.client import ScriptedClient
 from app.llm.types import LLMResponse, ServedFrom
 from tests.support.ledger import Outside, new_run, request
@@ -262,6 +272,14 @@ async def test_a_waiter_claims_when_the_holder_ended_without_an_answer():
     assert await ledger.claimer().claim(new_run(KEYED)) == Won(run_id="mine")
     assert (len(ledger.claims), ledger.read) == (2, 3)
     assert ledger.claims[1].lease_s == ledger.left_s + POLICY.lease_grace_s
+
+
+async def test_an_effect_that_had_to_wait_has_the_lease_of_any_other():
+    """It is renewed while the work goes on; a process that dies must not hold the key for its callers' time as well."""
+    pay = replace(new_run(KEYED), request=Effect(name="pay", arguments={}), lease_s=15.0)
+    ledger = Holder(looks=3, outcomes=[HELD, Won(run_id="mine")], ends="FAILED")
+    assert await ledger.claimer().claim(pay) == Won(run_id="mine")
+    assert [run.lease_s for run in ledger.claims] == [15.0, 15.0]
 
 
 async def test_a_waiter_claims_when_the_holders_lease_can_be_over():

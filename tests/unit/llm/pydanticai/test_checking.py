@@ -176,3 +176,29 @@ def test_references_within_a_schema_are_followed():
     objection = check.objection(text_reply('{"cities": [{}]}'))
     assert objection is not None
     assert objection.faults[0] == "$.cities[0]: does not fit 'required'"
+
+
+LETTERS = {"type": "string", "pattern": r"^\p{Lu}\p{L}*$"}
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        LETTERS,
+        {"patternProperties": {LETTERS["pattern"]: {}}, "additionalProperties": False},
+        {"$ref": "https://example.org/name.json"},
+        {"type": "str"},
+    ],
+    ids=["pattern", "names", "reference", "type"],
+)
+def test_what_a_schema_says_in_foreign_words_is_left_to_pydantic_ai(foreign: dict[str, Any]):
+    """Pydantic knows patterns that Python's `re` does not; a server of tools may write whatever it likes."""
+    properties = {"name": foreign, "country": {"type": "string"}}
+    tool = ToolDefinition(name="t", parameters_json_schema={"type": "object", "properties": properties})
+    check = DeclaredCheck(ModelRequestParameters(function_tools=[tool]))
+    for name in ("Paris", {"x": 1}):
+        if name == "Paris" or foreign is not LETTERS:
+            assert check.objection(_calls("t", {"name": name, "country": "France"})) is None
+        objection = check.objection(_calls("t", {"name": name, "country": 5}))
+        assert objection is not None
+        assert "t.country: does not fit 'type'" in objection.faults

@@ -372,6 +372,9 @@ async def test_a_setting_without_effect_is_named_once() -> None:
     [
         ({"temperature": 9.0}, "temperature"),
         ({"timeout": -1}, "timeout_s"),
+        ({"thinking": {"budget": 1}}, "thinking"),
+        ({"llm_metadata": "invoice 17"}, "metadata"),
+        ({"llm_model": 17}, "llm_model is 17: write provider:model"),
         ({"llm_profile": "best"}, "'best'.*fast, balanced, advanced"),
     ],
 )
