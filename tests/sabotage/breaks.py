@@ -1,6 +1,7 @@
 """Every break: one small change for each promise, and the tests that must notice it."""
 
 from tests.sabotage.agent_breaks import AGENT_BREAKS
+from tests.sabotage.budget_breaks import BUDGET_BREAKS
 from tests.sabotage.call_breaks import CALL_BREAKS
 from tests.sabotage.checked_breaks import CHECKED_BREAKS
 from tests.sabotage.config_breaks import CONFIG_BREAKS
@@ -28,4 +29,5 @@ BREAKS: tuple[Break, ...] = (
     *CONFIG_BREAKS,
     *PROVIDER_BREAKS,
     *USAGE_BREAKS,
+    *BUDGET_BREAKS,
 )  # fmt: skip
