@@ -117,7 +117,7 @@ async def test_what_was_not_paid_is_given_back(ledger: Ledger, how: str):
     repo, run = ledger.repo(), held_run()
     await repo.create_started(run)
     if how == "refused":
-        await repo.mark_failed(run, failed(paid=False))
+        await repo.mark_failed(run, failed(run, paid=False))
     else:
         await repo.mark_cancelled(run, cancellation())
     assert await counted(await ledger.seen()) == (0, 0, 0, 0, 0)
@@ -126,7 +126,7 @@ async def test_what_was_not_paid_is_given_back(ledger: Ledger, how: str):
 async def test_a_send_that_may_have_been_paid_counts_as_estimated(ledger: Ledger):
     repo, run = ledger.repo(), held_run()
     await repo.create_started(run)
-    await repo.mark_failed(run, failed(paid=True))
+    await repo.mark_failed(run, failed(run, paid=True))
     assert await counted(await ledger.seen()) == (guessed_tokens(run), 0, 0, 0, 1)
 
 

@@ -33,14 +33,15 @@ from app.llm.persistence.statements_budgets import counters, pruned
 from app.llm.ports import NewRun, Won
 from tests.property.test_state_machine import Inline
 from tests.support.budgets import DAY, MONTH, cost, failed, held_run, reservation
-from tests.support.ledger import cancellation
+from tests.support.ledger import again, cancellation
 from tests.support.rounds import ROUNDS, times
 
 T = TypeVar("T")
 DAY_S = 86_400.0
-WALKS = times(200, in_short=60)
+WALKS = times(200, in_short=40)
 LIMITS = (DAY.model_copy(update={"tokens": 2500}), MONTH.model_copy(update={"tokens": 4000}))
 TOKENS, DOLLARS = st.sampled_from((10, 300, 900)), st.sampled_from(("0", "0.25", "0.6"))
+CALLS = {key: held_run(key) for key in (None, "k1", "k2")}
 RULES = ClaimRules(owner="one", cache_ttl_s=DAY_S, key_ttl_s=DAY_S, refuse_abandoned=False)
 OF_A_COUNTER = ("spent_tokens", "spent_usd", "reserved_tokens", "reserved_usd", "unknown_costs")
 
@@ -83,7 +84,7 @@ class Walk(RuleBasedStateMachine):
 
     @rule(key=st.sampled_from((None, "k1", "k2")), tokens=TOKENS, usd=DOLLARS)
     def claim(self, key: str | None, tokens: int, usd: str) -> None:
-        call = held_run(key, held=reservation(tokens, usd, LIMITS))
+        call = again(CALLS[key], reservation=reservation(tokens, usd, LIMITS))
         holder = next(
             (row for row in self.rows if key and row.call.idempotency_key == key and row.live), None
         )
@@ -142,6 +143,7 @@ class Walk(RuleBasedStateMachine):
         if row.live:
             row.die()
 
+    @precondition(lambda self: sum(not row.live and not row.pruned for row in self.rows) > 1)
     @rule()
     def prune(self) -> None:
         past = db_now(sa.literal(-2 * DAY_S, sa.Float))
@@ -221,7 +223,7 @@ def _settled(call: NewRun, how: str) -> settlement.Settlement:
         return settlement.of_success(call, done, owner="one", key_ttl_s=DAY_S, keep=True)
     if how == "cancelled":
         return settlement.of_failure(call, cancellation(), status="CANCELLED", owner="one", keep=True)
-    end = failed(paid=how == "late")
+    end = failed(call, paid=how == "late")
     assert charge_of(call.route, end.attempts).tokens == (0 if how == "refused" else _guess(call))
     return settlement.of_failure(call, end, status="FAILED", owner="one", keep=True)
 

@@ -40,15 +40,16 @@ def cost(run: NewRun, tokens: int = 10, usd: Any = "0.1") -> Success:
     return Success(
         response=response(run, usage=usage, original_usage=usage, cost_usd=dollars),
         candidate_sha256=run.route.kept[0].identity,
-        attempts=[attempt(usage=usage, cost_usd=dollars)],
+        attempts=[attempt(candidate=run.route.kept[0], usage=usage, cost_usd=dollars)],
         queue_wait_ms=0.0,
     )
 
 
-def failed(*, paid: bool) -> Failure:
+def failed(run: NewRun, *, paid: bool) -> Failure:
     """Return the end of a run whose send was refused, or timed out."""
     error: Any = LLMTimeout("late", possibly_paid=True) if paid else LLMUnavailable("refused")
     send = attempt(
+        candidate=run.route.kept[0],
         status="FAILED",
         error_code=error.code,
         possibly_paid=paid,
