@@ -102,7 +102,7 @@ async def test_used_up_dollars_leave_the_candidates_that_cost_nothing(db_url: st
         db_url, client, profile_balanced=f"{PRICED},{FIRST}", fallback_to_cloud=True, **budget(usd=1)
     ) as llm:
         assert (await llm.chat(request())).model == "gemini-2.5-flash"
-        await _spend(outside, spent_usd=Decimal(1))
+        await _spend(outside, spent_usd=Decimal("1.5"))
         answer = await llm.chat(request())
     assert (answer.model, answer.cost_usd) == ("first", 0)
     dear = next(entry for entry in answer.route if entry["model"] == "gemini-2.5-flash")
