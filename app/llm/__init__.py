@@ -3,7 +3,7 @@
 from app.llm.candidates import Candidate, ProviderCaps, RouteDecision, RouteEntry, RouteReason
 from app.llm.checks import Check, Objection, Rejected
 from app.llm.deltas import Delta, TextDelta, ThinkingDelta, ToolCallDelta
-from app.llm.errors import LLMContractError, LLMError, LLMLedgerError, LLMProviderError
+from app.llm.errors import LLMBudgetExceeded, LLMContractError, LLMError, LLMLedgerError, LLMProviderError
 from app.llm.messages import (
     FilePart,
     ImagePart,
@@ -44,6 +44,7 @@ __all__ = [
     "FilePart",
     "FinishReason",
     "ImagePart",
+    "LLMBudgetExceeded",
     "LLMCallContext",
     "LLMConstraints",
     "LLMContractError",

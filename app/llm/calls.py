@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
+from app.llm.budgets import Reservation
 from app.llm.candidates import RouteDecision
 from app.llm.checks import Check
 from app.llm.context import ResolvedContext, resolve_context
@@ -104,6 +105,7 @@ def run_of(
     lease_s: float,
     flight_slot: str | None,
     cache_candidates: tuple[str, ...],
+    reservation: Reservation | None,
 ) -> NewRun:
     """Return the run of a call, as the ledger is told of it."""
     context = call.context
@@ -125,4 +127,5 @@ def run_of(
         cache_candidates=cache_candidates,
         metadata=context.metadata,
         force=call.request.force_new_execution,
+        reservation=reservation,
     )

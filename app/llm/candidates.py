@@ -99,6 +99,7 @@ class RouteReason(StrEnum):
     NOT_IN_PROFILE = "not_in_profile"
     NOT_PINNED = "not_pinned"
     FALLBACK_NOT_ALLOWED = "fallback_not_allowed"
+    BUDGET = "budget"
 
 
 class Needs(Frozen):

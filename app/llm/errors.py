@@ -12,6 +12,7 @@ LLMError
 │   ├── LLMKeyInProgress          another call holds the key now
 │   ├── LLMKeyUnavailable         a key was given but runs are not persisted
 │   ├── LLMAnswerNotStored        the key was executed, only hashes were kept
+│   ├── LLMBudgetExceeded         the workspace has spent what it may in this day or month
 │   └── LLMOutcomeUnknown         the owner of the key died and the settings forbid a takeover
 ├── LLMProviderError              a provider answered badly or not at all
 │   ├── LLMUnavailable            refused, reset, 5xx
@@ -159,6 +160,12 @@ class LLMAnswerNotStored(LLMContractError):
     """The key was executed (`run_id`), but only hashes of the answer were kept."""
 
     code = "answer_not_stored"
+
+
+class LLMBudgetExceeded(LLMContractError):
+    """A send does not fit under a budget of its workspace: `per`, `period`, `measure`, `limit`, `spent`, `reserved`, `needed`, `begins_anew_at`, `retry_after_s`. Candidates that cost nothing are not held back by dollars."""
+
+    code = "budget_exceeded"
 
 
 class LLMOutcomeUnknown(LLMContractError):

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from pydantic import JsonValue
 
+from app.llm.budgets import BudgetBook, Reservation
 from app.llm.candidates import Candidate, ModelFacts, RouteDecision
 from app.llm.deltas import OnDelta, Parts
 from app.llm.errors import LLMError
@@ -141,6 +142,8 @@ class NewRun:
     which cannot ask a check)."""
     metadata: Mapping[str, JsonValue] = field(default_factory=dict)
     force: bool = False
+    reservation: Reservation | None = None
+    """What it takes of the budgets over its workspace; None where there are none."""
 
     @property
     def first(self) -> tuple[str | None, str | None, str | None]:
@@ -290,7 +293,7 @@ class Describer(Protocol):
         ...
 
 
-class LLMRunRepo(Protocol):
+class LLMRunRepo(BudgetBook, Protocol):
     """The ledger. Every method is one transaction (or one savepoint of the caller's, in the joined binding)."""
 
     inline: bool
@@ -310,6 +313,7 @@ class LLMRunRepo(Protocol):
         """Claim: insert the row, or say who holds the key or the flight.
 
         Raises:
+            LLMBudgetExceeded: Its reservation does not fit; likewise.
             LLMLedgerError: Nothing was claimed; nothing may be sent.
         """
         ...
@@ -326,8 +330,11 @@ class LLMRunRepo(Protocol):
         """Write a FAILED row for a run that never got to a claim (no candidate)."""
         ...
 
-    async def note_send(self, run_id: str, sends: int) -> None:
-        """Commit that send number `sends` may happen; without it there is no further send."""
+    async def note_send(self, run_id: str, sends: int, more: Reservation | None = None) -> None:
+        """Commit that send number `sends` may happen, with what it takes beyond the run's reservation.
+
+        Without it there is no such send.
+        """
         ...
 
     async def renew(self, run: NewRun) -> bool:

@@ -81,6 +81,7 @@ _WORDS: Mapping[RouteReason, str] = {
     " of {limit} (shorten the prompt, lower max_output_tokens, or widen the window)",
     RouteReason.FALLBACK_NOT_ALLOWED: "would be a fallback, which constraints.allow_fallback forbids",
     RouteReason.NO_CLOUD_FALLBACK: "would be a fallback to the cloud, which LLM_FALLBACK_TO_CLOUD forbids",
+    RouteReason.BUDGET: "needs {needed}, and {left} are left of the budget of this {per} (LLM_BUDGETS)",
     RouteReason.NOT_PINNED: "another model is pinned (set constraints.allow_fallback)",
     RouteReason.NOT_IN_PROFILE: "not in the profile (add it to LLM_PROFILE_{profile})",
 }

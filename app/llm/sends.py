@@ -7,9 +7,18 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from app.llm.breaker import Breaker, Permit
+from app.llm.budgets import Holding
 from app.llm.candidates import Candidate
 from app.llm.deltas import Answering, Delta, Tell
-from app.llm.errors import LLMCancelled, LLMError, LLMInternal, LLMProviderError, LLMTimeout, LLMUnavailable
+from app.llm.errors import (
+    LLMBudgetExceeded,
+    LLMCancelled,
+    LLMError,
+    LLMInternal,
+    LLMProviderError,
+    LLMTimeout,
+    LLMUnavailable,
+)
 from app.llm.ports import ChatClient, Clock, Listener, LLMRunRepo, NewRun, ProviderReply, StoredAnswer
 from app.llm.pricing import FREE, Price, price_for
 from app.llm.responses import with_stable_id
@@ -99,18 +108,21 @@ class Sends:
     queue_wait_ms: float = 0.0
     judge: Judge = field(default_factory=Judge)
     """Says what a candidate is asked, and whether its reply counts."""
+    holding: Holding | None = None
+    """What the run holds of the budgets over its workspace."""
 
     async def until_answered(self) -> tuple[Candidate, ProviderReply | StoredAnswer]:
         """Return who answered, and what: a provider's reply, or the cached match of a fallback candidate.
 
         Raises:
             LLMProviderError: The last send's error, with `attempts` and the run id.
+            LLMBudgetExceeded: Nothing was sent: who was to be asked first is left alone, and the others do not fit.
             LLMLedgerError: A further send could not be noted, so it did not happen.
             LLMFenced: Another run took over between two sends.
         """
         kept = self.run.route.kept
         position, tries, tries_here = 0, 0, 0
-        last: LLMProviderError | None = None
+        last: LLMError | None = None
         while True:
             candidate = kept[position]
             looks = position or self.judge.check  # the first candidate's was looked up before the claim
@@ -118,7 +130,7 @@ class Sends:
                 return candidate, match
             try:
                 return candidate, await self._ask(candidate, to_come=len(kept) - position - 1)
-            except LLMProviderError as failed:
+            except (LLMProviderError, LLMBudgetExceeded) as failed:
                 error = failed
             if SKIPPED not in error.facts:
                 tries, tries_here, last = tries + 1, tries_here + 1, error
@@ -167,8 +179,7 @@ class Sends:
         assert isinstance(request, LLMRequest)  # noqa: S101  # effects are not sent
         await self.client.warm_up(timeout_s=self.deadline.left_s())
         timeout_s = self._timeout_s(candidate, to_come)
-        if self.attempts:
-            await self.repo.note_send(self.run.run_id, len(self.attempts) + 1)
+        await self._note(candidate)
         send = _Send(candidate=candidate, timeout_s=timeout_s, asked_at_s=self.deadline.clock.monotonic_s())
         try:
             reply = await self.client.send(
@@ -193,6 +204,24 @@ class Sends:
         if refusal is not None:
             raise refusal
         return reply
+
+    async def _note(self, candidate: Candidate) -> None:
+        """Tell the ledger of a further send, and of one that takes more than the run holds.
+
+        Raises:
+            LLMBudgetExceeded: It does not fit; a cheaper candidate may.
+        """
+        more = self.holding.missing(candidate, self.attempts) if self.holding else None
+        if not self.attempts and more is None:
+            return
+        try:
+            await self.repo.note_send(self.run.run_id, len(self.attempts) + 1, more)
+        except LLMBudgetExceeded as refused:
+            self.telemetry.budget_exceeded(refused)
+            refused.fallback = True
+            raise refused.with_facts(**{SKIPPED: True}) from None
+        if self.holding and more is not None:
+            self.holding.add(more)
 
     def _listened(self, candidate: Candidate) -> dict[str, Any]:
         if self.tell is None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from app.llm import responses
 from app.llm.breaker import Breaker
+from app.llm.budgets import Holding, Reservation
 from app.llm.cache import CacheRules, slot_for
 from app.llm.calls import Call, run_of
 from app.llm.candidates import Candidate, RouteDecision
@@ -43,6 +44,7 @@ from app.llm.retry import RetryPolicy
 from app.llm.router import LLMRouter, no_candidate
 from app.llm.sends import Sends
 from app.llm.settings import LLMSettings
+from app.llm.spending import Spending
 from app.llm.structured.judge import Judge, check_replay, passes
 from app.llm.telemetry import EVENT_FENCED, EVENT_TAKEOVER, Telemetry
 from app.llm.types import LLMResponse
@@ -84,6 +86,7 @@ class Story:
         self._cache = CacheRules.from_settings(settings)
         self._claims = ClaimPolicy.from_settings(settings)
         self._retries = RetryPolicy.from_settings(settings)
+        self._spending = Spending(settings, wiring.repo, wiring.telemetry)
 
     async def answer(self, call: Call) -> LLMResponse:
         """Return the answer of a call that was begun; raises as `LLMService.chat`."""
@@ -91,10 +94,9 @@ class Story:
             return replay
         route = await self._routed(call)
         hit = await self._cached(call, route)
-        run = self._run(call, route, hit)
         if hit is not None and call.key is None:
-            return await self._recorded_hit(call, run, hit)
-        claimed = await self._claimer(call).claim(run, hit)
+            return await self._recorded_hit(call, self._run(call, route, hit), hit)
+        run, claimed = await self._claimed(call, route, hit)
         if not isinstance(claimed, Won):
             return self._served(call, run, claimed)
         if claimed.supersedes is not None:
@@ -140,7 +142,28 @@ class Story:
         found = await self._repo.get_cached(call.context.workspace_id, call.prompt_sha256, identities)
         return self._cache.choose(route, passes(call.check, found))
 
-    def _run(self, call: Call, route: RouteDecision, hit: StoredAnswer | None) -> NewRun:
+    async def _claimed(
+        self, call: Call, route: RouteDecision, hit: StoredAnswer | None
+    ) -> tuple[NewRun, Won | Replay | Hit]:
+        """Claim the run, if what it may cost fits under the budgets; a hit costs nothing."""
+
+        async def claim(
+            affordable: RouteDecision, held: Reservation | None
+        ) -> tuple[NewRun, Won | Replay | Hit]:
+            run = self._run(call, affordable, hit, held)
+            return run, await self._claimer(call).claim(run, hit)
+
+        if hit is not None:
+            return await claim(route, None)
+        return await self._spending.claimed(call.context.workspace_id, route, claim)
+
+    def _run(
+        self,
+        call: Call,
+        route: RouteDecision,
+        hit: StoredAnswer | None,
+        held: Reservation | None = None,
+    ) -> NewRun:
         reads = self._cache.reads(call.request) and bool(route.kept)
         flies = reads and hit is None and not self._repo.inline  # a hit sends nothing: nobody has to wait
         workspace, prompt = call.context.workspace_id, call.prompt_sha256
@@ -150,6 +173,7 @@ class Story:
             lease_s=self._claims.lease_s(call.deadline.left_s()),
             flight_slot=slot_for(workspace, prompt, route.kept[0]) if flies else None,
             cache_candidates=() if call.check or not reads else self._cache.servable_now(route),
+            reservation=held,
         )
 
     async def _recorded_hit(self, call: Call, run: NewRun, answer: StoredAnswer) -> LLMResponse:
@@ -231,6 +255,7 @@ class Story:
             learn=self.knowledge.refused,
             tell=call.tell,
             judge=Judge(check=call.check),
+            holding=Holding(run.route, run.reservation) if run.reservation else None,
         )
 
     def _served(self, call: Call, run: NewRun, claimed: Replay | Hit) -> LLMResponse:

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from app.core.logging import is_shown, write
 from app.llm.errors import (
+    LLMBudgetExceeded,
     LLMCancelled,
     LLMContractError,
     LLMError,
@@ -28,6 +29,8 @@ TOKENS = "llm_tokens_total"
 CALL_LATENCY_MS = "llm_call_latency_ms"
 QUEUE_WAIT_MS = "llm_queue_wait_ms"
 IN_FLIGHT = "llm_in_flight"
+BUDGET_WARNINGS = "llm_budget_warnings_total"
+BUDGET_REFUSALS = "llm_budget_refusals_total"
 
 EVENT_READY = "llm_ready"
 EVENT_LANE_UNFIT = "llm_lane_unfit"
@@ -48,6 +51,8 @@ EVENT_LEARNED = "llm_learned"
 EVENT_MODEL_MISSING = "llm_model_missing"
 EVENT_NOT_DESCRIBED = "llm_models_not_described"
 EVENT_BACKGROUND_FAULT = "llm_background_fault"
+EVENT_BUDGET_SOFT = "llm_budget_soft_limit"
+EVENT_BUDGET_EXCEEDED = "llm_budget_exceeded"
 
 _OWN_WORDS = frozenset({"llm_run_id", "status", "served_from", "profile", "provider", "error_code"})
 """Fields that this package spells itself; all other texts are redacted."""
@@ -84,6 +89,8 @@ class Telemetry:
         self.redact: Callable[[str], str] = redactor or Redactor()
         self._redact_name = lru_cache(NAMES_REMEMBERED)(self.redact)
         self._log_content = log_content
+        self._budgets_told: set[tuple[str, str, str]] = set()
+        """Workspaces, periods and measures whose first refusal was told."""
 
     def event(self, name: str, *, level: str = "info", **fields: object) -> None:
         """Write one event, if the host wants its level; strings are redacted, None is left out."""
@@ -172,6 +179,34 @@ class Telemetry:
         """Another candidate is asked; the labels name the one that failed."""
         if self._metrics is not None:
             self._metrics.add(FALLBACKS, 1, {"provider": provider, "model": model})
+
+    def budget_soft(self, *, per: str, measure: str, **facts: object) -> None:
+        """A budget is used up as far as its soft limit; told once in a period."""
+        if self._metrics is not None:
+            self._metrics.add(BUDGET_WARNINGS, 1, {"per": per, "measure": measure})
+        self.event(EVENT_BUDGET_SOFT, level="warning", per=per, measure=measure, **facts)
+
+    def budget_exceeded(self, error: LLMBudgetExceeded) -> None:
+        """A send did not fit under a budget; of each period the first is an event."""
+        facts = error.facts
+        per, measure = str(facts["per"]), str(facts["measure"])
+        if self._metrics is not None:
+            self._metrics.add(BUDGET_REFUSALS, 1, {"per": per, "measure": measure})
+        whose = (str(facts["workspace_id"]), str(facts["period"]), measure)
+        if whose in self._budgets_told:
+            return
+        if len(self._budgets_told) >= NAMES_REMEMBERED:
+            self._budgets_told.clear()
+        self._budgets_told.add(whose)
+        self.event(
+            EVENT_BUDGET_EXCEEDED,
+            level="warning",
+            workspace_id=whose[0],
+            per=per,
+            period=whose[1],
+            measure=measure,
+            error_message=error.message,
+        )
 
 
 def _count_call(metrics: Metrics, facts: Mapping[str, str], latency_ms: float) -> None:

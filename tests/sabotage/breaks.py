@@ -1,6 +1,7 @@
 """Every break: one small change for each promise, and the tests that must notice it."""
 
 from tests.sabotage.agent_breaks import AGENT_BREAKS
+from tests.sabotage.budget_breaks import BUDGET_BREAKS
 from tests.sabotage.cache_breaks import CACHE_BREAKS
 from tests.sabotage.call_breaks import CALL_BREAKS
 from tests.sabotage.checked_breaks import CHECKED_BREAKS
@@ -36,4 +37,5 @@ BREAKS: tuple[Break, ...] = (
     *USAGE_BREAKS,
     *WEIGHTS_BREAKS,
     *RESUMED_BREAKS,
+    *BUDGET_BREAKS,
 )  # fmt: skip

@@ -73,8 +73,8 @@ LEDGER_BREAKS = (
         "further-send-is-not-noted",
         "I6",
         "app/llm/sends.py",
-        "if self.attempts: await self.repo.note_send",
-        "if not self.attempts:\n            await self.repo.note_send",
+        "if not self.attempts and more is None:\n            return",
+        "if self.attempts and more is None:\n            return",
         (SERVICE + "every_further_send_is_noted_before_it_happens",),
     ),
     Break(

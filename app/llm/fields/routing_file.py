@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 
 from app.llm.fields import CommaList, Fields
+from app.llm.fields.budgets import Budget
 from app.llm.routing_file import RoutingFileSource
 from app.llm.routing_file.source import Variable
 from app.llm.routing_file.values import FileValues, Known, read_values
@@ -154,6 +155,7 @@ class RoutingFileFields(Fields):
         known = Known(
             fields=cls.model_fields,
             overrides=ModelOverrides.model_fields,
+            budgets=Budget.model_fields,
             providers=cls.providers_known(),
             variable=variable,
         )

@@ -8,8 +8,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from app.llm.budgets import Reservation
 from app.llm.errors import LLMFenced, LLMLedgerBusy, LLMLedgerUnavailable
 from app.llm.fingerprint import FINGERPRINT_VERSION
+from app.llm.persistence import budgets
 from app.llm.persistence import statements as sql
 from app.llm.persistence.codec import PLAIN, Codec, object_json, stored_answer
 from app.llm.persistence.executor import Result, Step, Steps
@@ -155,11 +157,14 @@ def claim(run: NewRun, rules: ClaimRules, answer: StoredAnswer | None = None) ->
     """Insert the run, or say who holds its key or its flight; with `answer`, the new row is a hit row.
 
     Raises:
+        LLMBudgetExceeded: Its reservation does not fit.
         LLMLedgerBusy: The holder changed in every round.
     """
     supersedes, execution = None, 1
+    yield from budgets.first_look(locks=run.reservation is not None)
     for _ in range(ROUNDS):
-        alone = answer is None and not run.cache_candidates  # no look at the cache follows
+        # no look at the cache follows, and none at a budget
+        alone = answer is None and not run.cache_candidates and run.reservation is None
         inserted = yield _insert(run, rules, supersedes, execution, final=alone)
         if inserted.rowcount:
             return (yield from _after_insert(run, rules, supersedes, execution, answer))
@@ -174,6 +179,8 @@ def claim(run: NewRun, rules: ClaimRules, answer: StoredAnswer | None = None) ->
         if holder is not None and state is not None:
             freed = yield Step(_FREEING[state.how], {"id": holder["id"]})
             if freed.rowcount == 1:
+                if state.how in {"take_over", "release"}:
+                    yield from budgets.abandoned(str(holder["id"]))
                 supersedes, execution = str(holder["id"]), holder["execution"] + 1
     raise LLMLedgerBusy(
         f"the holder of the key changed {ROUNDS} times during one claim; call again",
@@ -202,7 +209,7 @@ def _insert(
 
 
 def _run_values(run: NewRun, rules: ClaimRules) -> dict[str, Any]:
-    provider, model, identity = run.first
+    (provider, model, identity), held = run.first, run.reservation
     return {
         "id": run.run_id, "workspace_id": run.workspace_id, "pipeline_run_id": run.pipeline_run_id,
         "stage": run.stage, "idempotency_key": run.idempotency_key, "prompt_sha256": run.prompt_sha256,
@@ -211,6 +218,8 @@ def _run_values(run: NewRun, rules: ClaimRules) -> dict[str, Any]:
         "cache_mode": run.cache_mode.value, "execution": 1, "supersedes": None, "owner": rules.owner,
         "sends_noted": 1 if run.route.kept else 0, "route": run.route.route.as_json,
         "needs": run.route.needs.model_dump_json(), "metadata": object_json(run.metadata), "lease_s": run.lease_s,
+        "reserved_tokens": None if held is None else held.tokens,
+        "reserved_cost_usd": None if held is None else held.usd,
     }  # fmt: skip
 
 
@@ -223,6 +232,8 @@ def _after_insert(
         )
         answer = next((found[name] for name in run.cache_candidates if name in found), None)
     if answer is None or answer.response is None:
+        if run.reservation is not None:
+            yield from budgets.reserve(run.run_id, run.reservation)
         return Won(run_id=run.run_id, execution=execution, supersedes=supersedes)
     # the texts first: once they are touched, no prune can take them before this row refers to them
     yield Step(sql.TOUCH_PAYLOADS, {"workspace_id": run.workspace_id, "source_run_id": answer.run_id})
@@ -263,19 +274,25 @@ def _flight(slot: str | None, holder: Row | None) -> Steps[FlightHeld | None]:
     if leader["lease_left_s"] > 0:
         return FlightHeld(run_id=str(leader["id"]), lease_left_s=leader["lease_left_s"])
     # its owner is dead: a key of its own stays with it until its own callers come, a run without one is over
-    yield Step(sql.FREE_FLIGHT if leader["idem_slot"] else sql.TAKE_OVER, {"id": leader["id"]})
+    freed = yield Step(sql.FREE_FLIGHT if leader["idem_slot"] else sql.TAKE_OVER, {"id": leader["id"]})
+    if freed.rowcount and not leader["idem_slot"]:
+        yield from budgets.abandoned(str(leader["id"]))
     return None
 
 
-def note_send(run_id: str, owner: str, sends: int) -> Steps[None]:
-    """Commit that send number `sends` may happen.
+def note_send(run_id: str, owner: str, sends: int, more: Reservation | None = None) -> Steps[None]:
+    """Commit that send number `sends` may happen, with what it takes beyond what the run holds.
 
     Raises:
+        LLMBudgetExceeded: That does not fit; the send must not happen.
         LLMFenced: The run is no longer ours; there must be no further send.
     """
-    noted = yield Step(sql.NOTE_SENDS, {"id": run_id, "owner": owner, "sends": sends}, final=True)
+    yield from budgets.first_look(locks=more is not None)
+    noted = yield Step(sql.NOTE_SENDS, {"id": run_id, "owner": owner, "sends": sends}, final=more is None)
     if noted.rowcount != 1:
         raise LLMFenced("another run took this one's key over; nothing more was sent", run_id=run_id)
+    if more is not None:
+        yield from budgets.raised(run_id, more)
 
 
 def renew(run_id: str, owner: str, lease_s: float) -> Steps[bool]:
@@ -289,11 +306,14 @@ def finish(settlement: Settlement, codec: Codec = PLAIN) -> Steps[Finished]:
 
     `codec` reads the answer of the run that took over.
     """
-    run = settlement.run
+    run, charge = settlement.run, settlement.charge
     texts = _stored(settlement)
     how = sql.FINISH_ANSWERED if run["status"] == SUCCEEDED else sql.FINISH_UNANSWERED
-    done = yield Step(how, run, then=texts, final=True)
+    yield from budgets.first_look(locks=charge is not None)
+    done = yield Step(how, run, then=texts, final=charge is None)
     if done.rowcount == 1:
+        if charge is not None:
+            yield from budgets.settled(run["id"], charge)
         return Finished()
     state = (yield run_state(run["id"])).first
     if state is None or state["owner"] != run["owner"]:
@@ -303,7 +323,9 @@ def finish(settlement: Settlement, codec: Codec = PLAIN) -> Steps[Finished]:
             persisted=state["status"] == run["status"]
         )  # the acknowledgement was lost, not the work
     late = {name: run[name] for name in (*sql.ACCOUNTING, "id", "owner")}
-    yield Step(sql.RECORD_LATE, late, then=texts)
+    told = yield Step(sql.RECORD_LATE, late, then=texts)
+    if told.rowcount and charge is not None:
+        yield from budgets.corrected(run["id"], charge)
     yield from note_changes([run["id"]])
     if settlement.key is None:
         return Finished()  # no key, so nobody else was promised this run's answer
@@ -347,11 +369,15 @@ def insert_and_finish(run: NewRun, rules: ClaimRules, settlement: Settlement) ->
 
 def release(run_id: str, workspace_id: str | None = None) -> Steps[bool]:
     """Declare the owner of a STARTED run dead and free its key; None is the operator, who may with every run."""
+    yield from budgets.first_look(locks=True)
     if workspace_id is None:
-        released = yield Step(sql.RELEASE, {"id": run_id}, final=True)
+        released = yield Step(sql.RELEASE, {"id": run_id})
     else:
-        released = yield Step(sql.RELEASE_OWN, {"id": run_id, "workspace_id": workspace_id}, final=True)
-    return released.rowcount == 1
+        released = yield Step(sql.RELEASE_OWN, {"id": run_id, "workspace_id": workspace_id})
+    if released.rowcount != 1:
+        return False
+    yield from budgets.abandoned(run_id)
+    return True
 
 
 def add_replays(counts: Mapping[str, int]) -> Steps[None]:

@@ -8,8 +8,10 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
+from app.llm.budgets import BudgetState, Measure, Reservation
 from app.llm.cache import may_be_hit
-from app.llm.errors import LLMError
+from app.llm.errors import LLMError, LLMLedgerUnavailable
+from app.llm.fields.budgets import Per
 from app.llm.ports import (
     ClaimOutcome,
     Clock,
@@ -83,8 +85,16 @@ class MemoryRunRepo:
     async def record_failed(self, run: NewRun, error: LLMError) -> None:
         """Write nothing."""
 
-    async def note_send(self, run_id: str, sends: int) -> None:
+    async def note_send(self, run_id: str, sends: int, more: Reservation | None = None) -> None:
         """Write nothing."""
+
+    async def budget_state(self, workspace_id: str, pers: Sequence[Per]) -> BudgetState:  # noqa: ARG002  # the port's signature
+        """Refuse: settings without a ledger have no budgets."""
+        raise LLMLedgerUnavailable("budgets are counted in a ledger, and runs are not recorded")
+
+    async def warn_budget(self, workspace_id: str, period: str, measure: Measure) -> bool:  # noqa: ARG002  # the port's signature
+        """Return False, likewise."""
+        return False
 
     async def renew(self, run: NewRun) -> bool:  # noqa: ARG002  # the port's signature
         """Return True: nobody can take a run over."""

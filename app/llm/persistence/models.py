@@ -57,6 +57,7 @@ class LLMRun(Base):
     cost_usd: Mapped[Decimal | None] = mapped_column(Money)
     price_version: Mapped[str | None] = mapped_column(sa.String(64))
     reserved_tokens: Mapped[int | None] = mapped_column(sa.BigInteger)
+    """Under a budget: what it holds while it is STARTED, what it counts afterwards."""
     reserved_cost_usd: Mapped[Decimal | None] = mapped_column(Money)
     queue_wait_ms: Mapped[float | None] = mapped_column(sa.Float)
     latency_ms: Mapped[float | None] = mapped_column(sa.Float)
@@ -202,3 +203,23 @@ class LLMUsageDay(Base):
     live: Mapped[int] = mapped_column(sa.BigInteger)
     """Runs that had not ended then."""
     rolled_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+
+
+class LLMBudget(Base):
+    """What the runs of a workspace hold and count in one day or month: the sums of `reserved_*` over their rows."""
+
+    __tablename__ = "llm_budgets"
+
+    workspace_id: Mapped[str] = mapped_column(sa.String(255), primary_key=True)
+    period: Mapped[str] = mapped_column(sa.String(10), primary_key=True)
+    """`2026-01-31`, or `2026-01`, of the time at which runs were created, in UTC."""
+    spent_tokens: Mapped[int] = mapped_column(sa.BigInteger)
+    spent_usd: Mapped[Decimal] = mapped_column(Money)
+    reserved_tokens: Mapped[int] = mapped_column(sa.BigInteger)
+    """Of runs that are STARTED."""
+    reserved_usd: Mapped[Decimal] = mapped_column(Money)
+    unknown_costs: Mapped[int] = mapped_column(sa.BigInteger)
+    """Ended runs whose cost is not known."""
+    warned_tokens: Mapped[bool] = mapped_column(sa.Boolean)
+    """Whether somebody told that the soft limit is reached."""
+    warned_usd: Mapped[bool] = mapped_column(sa.Boolean)

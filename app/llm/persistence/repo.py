@@ -6,13 +6,16 @@ rollback after a paid call loses its record.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Literal, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.llm import telemetry as events
+from app.llm.budgets import BudgetState, Measure, Reservation
 from app.llm.errors import LLMError, LLMLedgerError
-from app.llm.persistence import ledger, settlement
+from app.llm.fields.budgets import Per
+from app.llm.persistence import budgets, ledger, settlement
 from app.llm.persistence.codec import decode_request, opened
 from app.llm.persistence.executor import Executor, Result, SessionExecutor, Step, Steps
 from app.llm.persistence.ledger import ClaimRules
@@ -80,9 +83,22 @@ class LedgerRunRepo:
         settled = self._unanswered(run, failure, "FAILED")
         await self._transact(lambda: ledger.insert_and_finish(run, self.rules, settled))
 
-    async def note_send(self, run_id: str, sends: int) -> None:
+    async def note_send(self, run_id: str, sends: int, more: Reservation | None = None) -> None:
         """Commit that send number `sends` may happen."""
-        await self._transact(lambda: ledger.note_send(run_id, self.rules.owner, sends))
+        await self._transact(lambda: ledger.note_send(run_id, self.rules.owner, sends, more))
+
+    async def budget_state(self, workspace_id: str, pers: Sequence[Per]) -> BudgetState:
+        """Return the counters of these periods; those that are missing are made."""
+        while True:
+            state = budgets.state_of((await self._read(budgets.state(workspace_id))).rows)
+            missing = [per for per in pers if per not in state.spent]
+            if not missing:
+                return state
+            await self._transact(partial(budgets.open_counters, workspace_id, missing, state.now))
+
+    async def warn_budget(self, workspace_id: str, period: str, measure: Measure) -> bool:
+        """Note that a soft limit was told of; False where somebody else has done so."""
+        return await self._transact(lambda: budgets.warn(workspace_id, period, measure))
 
     async def renew(self, run: NewRun) -> bool:
         """Move the end of a lease."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Literal
 
+from app.llm.budgets import Charge, charge_of
 from app.llm.persistence.codec import (
     PLAIN,
     Codec,
@@ -37,6 +38,8 @@ class Settlement:
     run: Values
     attempts: tuple[Values, ...]
     payloads: tuple[Values, ...]
+    charge: Charge | None = None
+    """What it counts under the budgets over its workspace; None where there were none."""
 
     @property
     def run_id(self) -> str:
@@ -184,7 +187,13 @@ def _settlement(run: NewRun, values: Values, attempts: Any, payloads: tuple[Valu
         run=values,
         attempts=tuple(_attempt(run.run_id, attempt) for attempt in attempts),
         payloads=payloads,
+        charge=None if run.reservation is None else _charge(run, values, attempts),
     )
+
+
+def _charge(run: NewRun, values: Values, attempts: Any) -> Charge:
+    """Return what the run counts; its cost is unknown where its row says so."""
+    return charge_of(run.route, attempts)._replace(unknown=int(values["cost_usd"] is None))
 
 
 def _attempt(run_id: str, attempt: Attempt) -> Values:

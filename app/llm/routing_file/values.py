@@ -11,13 +11,13 @@ from app.llm.errors import LLMSettingsError
 from app.llm.routing_file.written import Unreadable, Written, read_written
 
 VARIABLE = "LLM_CONFIG_FILE"
-SECTIONS = ("providers", "models", "profiles", "stages", "fallback")
+SECTIONS = ("providers", "models", "profiles", "stages", "fallback", "budgets")
 """The keys of a file beside plain settings."""
 
 _REFERENCE = re.compile(r"\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)\}|\$\{")
 _FIELDS_OF = {"models": "model_overrides", "stages": "stage_profiles"}
 _YES, _NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
-_PLAIN = {"config_file", "providers_off", *_FIELDS_OF.values()}
+_PLAIN = {"config_file", "providers_off", "budgets", *_FIELDS_OF.values()}
 """Fields that a file cannot name as they are: it has a section for them, or is what they name."""
 
 Loc = tuple[str, ...]
@@ -31,6 +31,8 @@ class Known:
     """Fields of the settings."""
     overrides: Collection[str]
     """What can be said of one model."""
+    budgets: Collection[str]
+    """What can be said of one budget."""
     providers: Collection[str]
     variable: Callable[[str], str | None]
     """What `${NAME}` stands for; nothing if it is not set."""
@@ -100,6 +102,7 @@ class _Reading:
             "models": self._models,
             "profiles": self._profiles,
             "stages": self._stages,
+            "budgets": self._budgets,
         }
         for name, written in self._members(root, ""):
             if name in sections:
@@ -184,6 +187,22 @@ class _Reading:
     def _stages(self, section: Written) -> None:
         for stage, written in self._members(section, "stages"):
             self._set((_FIELDS_OF["stages"], stage), written, f"stages.{stage}")
+
+    def _budgets(self, section: Written) -> None:
+        """Keep each budget under its place in the list."""
+        if not isinstance(section.value, tuple | None):
+            self.faults.append((section.line, f"budgets holds a list of budgets, not {_kind(section)}"))
+            return
+        for at, item in enumerate(section.value or ()):
+            key, place = f"budgets[{at}]", str(at)
+            self.places.setdefault(("budgets",), _place(section, "budgets"))
+            self.places["budgets", place] = _place(item, key)
+            self.values.setdefault("budgets", {})[place] = {}
+            for name, written in self._members(item, key):
+                if name in self.known.budgets:
+                    self._set(("budgets", place, name), written, f"{key}.{name}")
+                else:
+                    self._unknown(name, written, key, self.known.budgets)
 
     # -- values
 

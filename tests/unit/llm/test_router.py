@@ -409,6 +409,7 @@ def test_every_reason_of_exclusion_has_words(reason: RouteReason):
     detail = {
         "estimate": 5000, "reserved": 100, "limit": 4096,
         "keyword": "pattern", "path": "/properties/a", "schema": "response_format", "losses": 2,
+        "needed": "$1", "left": "$0", "per": "day",
     }  # fmt: skip
     entries = tuple(
         entry.model_copy(update={"kept": False, "reason": reason, "detail": detail})

@@ -223,7 +223,7 @@ WRONG_YAML = [
     ("\n\nrouter_polcy: as_listed\n", "3: router_polcy is not known here: router_policy was meant?"),
     ("ollama_num_ctx: 4096\n", "1: ollama_num_ctx is not known here: providers.ollama.num_ctx was meant?"),
     ("profile_fast: ollama\n", "1: profile_fast is not known here: profiles.fast was meant?"),
-    ("config_file: other.yaml\n", "1: config_file is not known here: known: providers, models, profiles, stages, fallback, and each setting without LLM_"),
+    ("config_file: other.yaml\n", "1: config_file is not known here: known: providers, models, profiles, stages, fallback, budgets, and each setting without LLM_"),
     ("profiles:\n  quick: [ollama]\n", "2: profiles.quick is not known here: known: advanced, balanced, fast"),
     ("models:\n  ollama:a:\n    vision: yes\n", "3: models.ollama:a.vision is not known here: models.ollama:a.supports_vision was meant?"),
     ("models:\n  gemini:a:\n    num_ctx: 4096\n", "1: models='a mapping': gemini:a: gemini takes no num_ctx: write max_context_tokens"),

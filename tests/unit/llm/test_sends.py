@@ -7,6 +7,7 @@ import pytest
 
 from app.core.clock import SystemClock
 from app.llm.breaker import THRESHOLD, Breaker
+from app.llm.budgets import Reservation
 from app.llm.errors import LLMAuth, LLMContextExceeded, LLMError, LLMFenced, LLMInternal, LLMTimeout
 from app.llm.persistence.memory import MemoryRunRepo
 from app.llm.ports import StoredAnswer
@@ -44,7 +45,7 @@ class Notes(MemoryRunRepo):
         self.noted: list[int] = []
         self.refuse = refuse
 
-    async def note_send(self, run_id: str, sends: int) -> None:
+    async def note_send(self, run_id: str, sends: int, more: Reservation | None = None) -> None:  # noqa: ARG002
         if sends == self.refuse:
             raise LLMFenced("lost", run_id=run_id)
         self.noted.append(sends)

@@ -13,10 +13,12 @@ from typing import Any
 import sqlalchemy as sa
 
 from app.db.base import UTCDateTime
+from app.llm.budgets import Charge
 from app.llm.persistence import statements as sql
 from app.llm.persistence.codec import to_json
 from app.llm.persistence.models import CANCELLED, FAILED, SUCCEEDED
 from app.llm.persistence.settlement import MAX_COST_USD, Settlement, Values
+from app.llm.persistence.statements_budgets import counters
 
 VERSION = 2
 
@@ -27,6 +29,11 @@ _RUN: _Columns = {
 }
 _ATTEMPT: _Columns = {name: sql.attempts.c[name] for name in sql.SENT}
 _PAYLOAD: _Columns = {name: sql.payloads.c[name] for name in sql.KEPT}
+_CHARGE: _Columns = {
+    "tokens": counters.c.spent_tokens,
+    "usd": counters.c.spent_usd,
+    "unknown": counters.c.unknown_costs,
+}
 _HEAD: _Columns = {
     "workspace_id": sql.runs.c.workspace_id,
     "key": sql.runs.c.idempotency_key,
@@ -46,6 +53,8 @@ def to_line(settled: Settlement) -> bytes:
         "attempts": [{name: _written(value) for name, value in row.items()} for row in settled.attempts],
         "payloads": [{name: _written(value) for name, value in row.items()} for row in settled.payloads],
     }  # fmt: skip
+    if settled.charge is not None:
+        body["charge"] = {name: _written(value) for name, value in settled.charge._asdict().items()}
     return to_json(body).encode() + b"\n"
 
 
@@ -66,13 +75,14 @@ def from_line(line: bytes) -> Settlement:
             f"not of version {VERSION}, which is what this program reads: rename the file to end in .spool again "
             "where the program runs that wrote it"
         )
-    if body.keys() != _NAMES:
+    if body.keys() - {"charge"} != _NAMES:
         raise ValueError(f"its names are not {', '.join(sorted(_NAMES))}")
     settled = Settlement(
         **_row({name: body[name] for name in _HEAD}, _HEAD, "line"),
         run=_row(body["run"], _RUN, "run"),
         attempts=_rows(body["attempts"], _ATTEMPT, "attempts"),
         payloads=_rows(body["payloads"], _PAYLOAD, "payloads"),
+        charge=Charge(**_row(body["charge"], _CHARGE, "charge")) if "charge" in body else None,
     )
     _check_whole(settled)
     return settled

@@ -10,7 +10,7 @@ from sqlalchemy import event
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from app.llm.persistence import reports, statements, statements_retention
+from app.llm.persistence import reports, statements, statements_budgets, statements_retention
 from app.llm.persistence.codec import PLAIN
 from app.llm.persistence.compiled import PREFIX, compiled
 from app.llm.persistence.executor import Result, Step
@@ -44,8 +44,10 @@ VALUES = dict(  # noqa: C408  # half as wide
     queue_wait_ms=1, latency_ms=2.5, error_code=None, error_message="\U0001f600 '", possibly_paid=True,
     request_payload=SHA, response_payload=OTHER_SHA, run_id=LIVE, ordinal=2, http_status=429, retry_after_s=1,
     started_at=PAST, finished_at=PAST, sha256=OTHER_SHA, codec=1, bytes=b"\x00\xff",
+    reserved_tokens=7, reserved_cost_usd=2, tokens=5, usd=1, tokens_limit=None, usd_limit=3, chars=7, unknown=1,
+    period="2026-01", begin=PAST, end=PAST, but="", spent_tokens=1, spent_usd=2, reserved_usd=1, unknown_costs=0,
 )  # fmt: skip
-CLOCKS = {"created_at", "lease_until", "finished_at", "expires_at", "last_ref_at"}
+CLOCKS = {"now", "created_at", "lease_until", "finished_at", "expires_at", "last_ref_at"}
 
 
 class _Recorder:
@@ -65,7 +67,7 @@ def _binds(statement: Any) -> Any:
 
 
 def _protocol() -> Iterator[tuple[str, Step]]:
-    for name, statement in vars(statements).items():
+    for name, statement in (*vars(statements).items(), *vars(statements_budgets).items()):
         if not (name.isupper() and isinstance(statement, sa.Select | sa.Insert | sa.Update)):
             continue
         wanted = _binds(statement)
