@@ -49,6 +49,7 @@ class Spending:
         workspace_id: str,
         route: RouteDecision,
         claim: Callable[[RouteDecision, Reservation | None], Awaitable[T]],
+        record: Callable[[RouteDecision, LLMBudgetExceeded], Awaitable[None]],
     ) -> T:
         """Return what `claim` gives for those candidates of the route that the budgets allow.
 
@@ -56,9 +57,10 @@ class Spending:
             workspace_id: Whose call it is.
             route: Whom it would be sent to; one candidate at least.
             claim: Claims the run with a reservation; None where no budget is over the workspace.
+            record: Writes the row of a call that is refused, with the route as the budgets left it.
 
         Raises:
-            LLMBudgetExceeded: No candidate fits; nothing was sent, and nothing recorded.
+            LLMBudgetExceeded: No candidate fits; nothing was sent.
         """
         limits = self._budgets.limits_of(workspace_id)
         if not limits:
@@ -66,24 +68,27 @@ class Spending:
         tries = 0
         while True:
             tries += 1
+            state = await self._book.budget_state(workspace_id, [each.per for each in limits])
+            decided, refusal = self._decided(workspace_id, route, limits, state)
             try:
-                return await self._claimed(workspace_id, route, limits, claim)
+                if refusal is not None:
+                    raise refusal
+                return await self._claimed(workspace_id, decided, limits, state, claim)
             except LLMBudgetExceeded as error:
-                others_were_faster = "route" not in error.facts
-                if others_were_faster and tries < ROUNDS:
+                if refusal is None and tries < ROUNDS:  # others were faster
                     continue
                 self._telemetry.budget_exceeded(error)
+                await record(decided, error)
                 raise
 
     async def _claimed(
         self,
         workspace_id: str,
-        route: RouteDecision,
+        affordable: RouteDecision,
         limits: tuple[Budget, ...],
+        state: BudgetState,
         claim: Callable[[RouteDecision, Reservation | None], Awaitable[T]],
     ) -> T:
-        state = await self._book.budget_state(workspace_id, [each.per for each in limits])
-        affordable = self._affordable(workspace_id, route, limits, state)
         first = estimate(affordable, affordable.kept[0])
         await self._warn(workspace_id, limits, state, first)
         usd = FREE if first.usd is None else first.usd
@@ -92,10 +97,10 @@ class Spending:
             Reservation(workspace_id=workspace_id, limits=limits, tokens=first.tokens, usd=usd),
         )
 
-    def _affordable(
+    def _decided(
         self, workspace_id: str, route: RouteDecision, limits: tuple[Budget, ...], state: BudgetState
-    ) -> RouteDecision:
-        """Return the route with those that do not fit among the excluded ones."""
+    ) -> tuple[RouteDecision, LLMBudgetExceeded | None]:
+        """Return the route with those that do not fit among the excluded ones, and the refusal if nobody is left."""
         kept, dear, faults = [], [], []
         for entry in route.entries:
             needed = estimate(route, entry.candidate) if entry.kept else None
@@ -106,21 +111,22 @@ class Spending:
             faults.append((fault, needed))
             dear.append(_excluded(entry, fault, needed, state))
         if not dear:
-            return route
+            return route, None
         there = [entry for entry in kept if entry.kept]
         entries = (*there, *dear, *(entry for entry in kept if not entry.kept))
         decided = replace(route, route=Route(entries))
         if there:
-            return decided
+            return decided, None
         (budget, measure), needed = faults[0]
-        raise refused(
+        refusal = refused(
             workspace_id,
             budget,
             measure,
             spent=state.spent[budget.per],
             now=state.now,
             needed=_amount(needed, measure),
-        ).with_facts(route=decided.summary())
+        )
+        return decided, refusal.with_facts(route=decided.summary())
 
     def _fault(
         self, limits: tuple[Budget, ...], state: BudgetState, needed: Estimate

@@ -15,6 +15,7 @@ from app.llm.candidates import Candidate, RouteDecision
 from app.llm.deltas import parts_of
 from app.llm.divergence import told_apart
 from app.llm.errors import (
+    LLMBudgetExceeded,
     LLMCancelled,
     LLMError,
     LLMFenced,
@@ -153,9 +154,13 @@ class Story:
             run = self._run(call, affordable, hit, held)
             return run, await self._claimer(call).claim(run, hit)
 
+        async def record(decided: RouteDecision, refusal: LLMBudgetExceeded) -> None:
+            error = refusal.with_facts(run_id=call.run_id)
+            await self._repo.record_failed(self._run(call, decided, None), error)
+
         if hit is not None:
             return await claim(route, None)
-        return await self._spending.claimed(call.context.workspace_id, route, claim)
+        return await self._spending.claimed(call.context.workspace_id, route, claim, record)
 
     def _run(
         self,

@@ -1,6 +1,7 @@
 """Calls under a budget, end to end over a scripted client: who is asked, who is refused, who is told."""
 
 import asyncio
+import json
 from decimal import Decimal
 from typing import Any
 
@@ -91,8 +92,12 @@ async def test_a_call_that_does_not_fit_is_refused_and_nothing_is_sent(db_url: s
     async with service(db_url, client, **budget(usd="0.000001")) as llm:
         with pytest.raises(LLMBudgetExceeded, match=r"workspace w1 has \$0\.000001 a day") as caught:
             await llm.chat(ASKED)
-    assert (client.sends, await outside.runs()) == (0, [])
+    (row,) = await outside.runs()
+    assert (client.sends, row["id"]) == (0, caught.value.facts["run_id"])
+    assert (row["status"], row["error_code"]) == ("FAILED", "budget_exceeded")
+    assert (row["provider"], row["cost_usd"], row["reserved_tokens"]) == (None, 0, None)
     assert caught.value.facts["route"][0]["reason"] == "budget"
+    assert json.loads(row["route"]) == list(caught.value.facts["route"])
     assert caught.value.retry_after_s is not None
 
 
@@ -199,6 +204,8 @@ async def test_fifty_calls_at_once_send_no_more_than_fit(db_url: str, outside: O
         outcomes = await asyncio.gather(*calls, return_exceptions=True)
     refusals = [each for each in outcomes if isinstance(each, LLMBudgetExceeded)]
     assert (client.sends, len(refusals)) == (7, 43)
+    rows = await outside.runs()
+    assert sorted(row["status"] for row in rows) == ["FAILED"] * 43 + ["SUCCEEDED"] * 7
 
 
 async def test_a_soft_limit_is_told_once_by_whichever_service(db_url: str, outside: Outside):
