@@ -13,7 +13,23 @@ from typing import Annotated
 import typer
 from typer.main import get_command
 
-from app.cli import batch, chat, config, costs, explain, extract, migrate, prune, report, runs, simulate
+from app.cli import (
+    batch,
+    chat,
+    config,
+    costs,
+    doctor,
+    explain,
+    extract,
+    migrate,
+    models,
+    prune,
+    pull,
+    report,
+    runs,
+    simulate,
+    warmup,
+)
 from app.cli.faults import INTERRUPTED, told
 from app.cli.options import AsJson
 from app.cli.output import emit, emit_json, note
@@ -32,6 +48,10 @@ cli.add_typer(costs.group, name="costs")
 cli.command()(migrate.migrate)
 cli.command()(prune.prune)
 cli.command()(simulate.simulate)
+cli.command()(doctor.doctor)
+cli.command()(models.models)
+cli.command()(pull.pull)
+cli.command()(warmup.warmup)
 
 
 @dataclass(slots=True)
