@@ -61,7 +61,12 @@ def _show(findings: "Sequence[Finding]") -> None:
             rows.append(("", "", f"-> {each.remedy}"))
     emit_table(("", "what", "how it is"), rows)
     counts = Counter(each.state.value for each in findings)
-    words = {"ok": "work", "warning": "to be looked at", "fault": "do not work", "skipped": "not looked at"}
+    words = {
+        "ok": "working",
+        "warning": "to be looked at",
+        "fault": "not working",
+        "skipped": "not looked at",
+    }
     emit("\n" + ", ".join(f"{counts[state]} {word}" for state, word in words.items() if counts[state]))
 
 

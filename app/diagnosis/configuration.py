@@ -39,7 +39,7 @@ async def look(tell: Tell, settings: LLMSettings, origins: Origins, catalog: Cat
             )
         )
     else:
-        tell(Finding.ok(routing, profiles(catalog)))
+        tell(Finding.ok(routing, _in_short(catalog)))
 
 
 def profiles(catalog: Catalog) -> str:
@@ -87,6 +87,14 @@ def _clear_secrets(settings: LLMSettings, origins: Origins) -> Iterator[str]:
         )
         if secret and origin.source == "file" and not origin.refers:
             yield f"{origin.name} holds a secret as it is: write ${{NAME}}, and give it in a variable"
+
+
+def _in_short(catalog: Catalog) -> str:
+    """Return the candidates of each profile; profiles that list the same are named together."""
+    alike: dict[str, list[str]] = {}
+    for profile in LLMProfile:
+        alike.setdefault(_names(catalog.listed(profile)), []).append(profile)
+    return "; ".join(f"{', '.join(profiles)}: {names}" for names, profiles in alike.items())
 
 
 def _names(candidates: tuple[Candidate, ...]) -> str:

@@ -24,7 +24,7 @@ async def look(tell: Tell, settings: LLMSettings, clock: Clock, limit_s: float) 
     migrates = settings.auto_migrate if settings.auto_migrate is not None else is_file(url)
     file = sqlite_file(url)
     if file is not None and not file.is_file():
-        tell(_missing(f"there is no {file} yet", migrates=migrates, subject="database"))
+        tell(_missing(f"{file} is yet to be made", migrates=migrates, subject="database"))
         return
     health = await looked(url, timeout_s=min(limit_s, settings.ledger_timeout_s), clock=clock)
     if health.read_only:
@@ -47,13 +47,17 @@ def _tables(health: Health, *, migrates: bool) -> Finding:
         return Finding.fault(
             "tables", said, "upgrade signalbox, or name another database in LLM_DATABASE_URL"
         )
-    said = "there are none yet" if health.schema == "empty" else "those of an older version"
+    said = (
+        "they are yet to be made"
+        if health.schema == "empty"
+        else "they are yet to be brought to this version"
+    )
     return _missing(said, migrates=migrates, subject="tables")
 
 
 def _missing(said: str, *, migrates: bool, subject: str) -> Finding:
     if migrates:
-        return Finding.warning(subject, f"{said}; the next start makes them", f"or do it now: {_MIGRATE}")
+        return Finding.warning(subject, f"{said}; the next start does that", f"or do it now: {_MIGRATE}")
     return Finding.fault(subject, said, _MIGRATE)
 
 

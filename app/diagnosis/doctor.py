@@ -37,17 +37,10 @@ async def examined(
         origins = Origins.of(type(settings), given, type(settings).read_file)
         catalog = Catalog.from_settings(settings)
     except LLMSettingsError as error:
-        subject = configuration.SUBJECTS[0]
-        rest = (
-            *configuration.SUBJECTS[1:],
-            *database.SUBJECTS,
-            *files.SUBJECTS,
-            "providers",
-            *library.SUBJECTS,
-        )
+        remedy = "correct it in the environment, in .env or in the routing file, as it says"
         return [
-            Finding.fault(subject, error.message, configuration.REMEDY),
-            *(Finding.skipped(each, "not looked at: the settings cannot be read") for each in rest),
+            Finding.fault(configuration.SUBJECTS[0], error.message, remedy),
+            Finding.skipped("all else", "not looked at: the settings cannot be read"),
         ]
     inquiries = Inquiries(settings)
     probes = [

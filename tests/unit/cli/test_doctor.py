@@ -30,7 +30,7 @@ def test_one_screen_says_that_all_works(signalbox: Run, at_home: House) -> None:
     assert {"settings", "database", "tables", "clock", "ollama:llama3.2", "LiteLLM", "lane"} < set(said)
     assert set(said.values()) - {"ok"} <= {"warn"}, "the disk of this machine may be nearly full"
     assert "\x1b" not in done.out
-    assert " work" in done.out.splitlines()[-1]
+    assert " working" in done.out.splitlines()[-1]
 
 
 def test_what_is_red_comes_with_its_remedy_and_exit_code_one(signalbox: Run, at_home: House) -> None:
@@ -38,7 +38,7 @@ def test_what_is_red_comes_with_its_remedy_and_exit_code_one(signalbox: Run, at_
     done = signalbox("doctor")
     assert (done.code, marks(done.out)["ollama"]) == (1, "FAIL")
     assert "-> start it (`ollama serve`), or correct LLM_OLLAMA_API_BASE" in done.out
-    assert "do not work" in done.out.splitlines()[-1]
+    assert "1 not working" in done.out.splitlines()[-1]
 
 
 def test_the_document_has_every_finding(

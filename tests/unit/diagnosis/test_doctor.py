@@ -220,7 +220,7 @@ async def test_settings_that_cannot_be_read_are_red_and_the_rest_is_not_looked_a
     findings = await at_home.look(queue_limit=-1)
     assert red(findings) == ["settings"]
     assert "LLM_QUEUE_LIMIT" in findings["settings"].said
-    assert "signalbox config show" in str(findings["settings"].remedy)
+    assert ".env" in str(findings["settings"].remedy)
     assert {each.state for name, each in findings.items() if name != "settings"} == {State.SKIPPED}
 
 
