@@ -9,7 +9,7 @@ import typer
 from app.cli.config import Config
 from app.cli.faults import FAILED, UsageFault
 from app.cli.options import AsJson
-from app.cli.output import emit, emit_json, emit_table
+from app.cli.output import emit, emit_json, emit_table, status_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,7 +35,8 @@ def doctor(
     """
     if timeout <= 0:
         raise UsageFault("--timeout: more than 0 seconds")
-    findings = asyncio.run(_examined(config, timeout))
+    with status_line("looking at everything"):
+        findings = asyncio.run(_examined(config, timeout))
     red = [each for each in findings if each.state == "fault"]
     if as_json:
         emit_json({"healthy": not red, "findings": [_document(each) for each in findings]})

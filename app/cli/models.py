@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from app.cli.config import Config
+from app.cli.faults import UsageFault
 from app.cli.options import AsJson
-from app.cli.output import emit_json, emit_table, note
+from app.cli.output import emit_json, emit_table, note, status_line
 
 if TYPE_CHECKING:
     from app.diagnosis.inventory import Inventory, Listed, Stock
@@ -37,7 +38,10 @@ def models(
 
     Example: signalbox models --json
     """
-    there = asyncio.run(_inventory(config, timeout))
+    if timeout <= 0:
+        raise UsageFault("--timeout: more than 0 seconds")
+    with status_line("asking the providers"):
+        there = asyncio.run(_inventory(config, timeout))
     if as_json:
         emit_json(
             {"candidates": [*map(_candidate, there.candidates)], "providers": [*map(_stock, there.stocks)]}

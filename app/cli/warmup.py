@@ -8,7 +8,7 @@ import typer
 
 from app.cli.faults import NotFound, UsageFault
 from app.cli.options import AsJson, Profile
-from app.cli.output import emit, emit_json, status_line
+from app.cli.output import emit, emit_json, note, status_line
 
 if TYPE_CHECKING:
     from app.llm.settings import LLMSettings
@@ -49,6 +49,8 @@ def warmup(
         library, library_s = _library(settings)
         if not as_json:
             emit(f"LiteLLM {library['version']} loaded in {library_s:.1f} s, lane {library['lane']}")
+        if library["unfit"]:
+            note(f"warning: this LiteLLM does not fit the lane `dialect`: {library['unfit']}")
         tell(f"loading {name}")
         model_s = _loaded(settings, name, keep_alive, timeout)
     kept = keep_alive or settings.ollama_keep_alive

@@ -64,7 +64,7 @@ def _missing(said: str, *, migrates: bool, subject: str) -> Finding:
 def _clock(health: Health) -> Finding:
     apart_s = max(abs(health.ahead_s) - health.took_s / 2, 0.0)
     if apart_s < DOUBTFUL_S:
-        return Finding.ok("clock", "that of the database and this one agree")
+        return Finding.ok("clock", f"that of the database is {apart_s:.1f} s from this one")
     way = "ahead of" if health.ahead_s > 0 else "behind"
     kind = Finding.fault if apart_s >= WRONG_S else Finding.warning
     said = (

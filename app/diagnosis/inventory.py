@@ -7,7 +7,6 @@ from typing import Literal
 
 from app.diagnosis.providers import Visit, why_unasked
 from app.llm.candidates import Candidate, ModelFacts, ProviderCaps
-from app.llm.errors import LLMError
 from app.llm.providers import Catalog, known, known_caps
 from app.llm.providers.listings import ListedModel
 from app.llm.settings import LLMSettings
@@ -90,8 +89,6 @@ async def _stock(
         return Stock(
             provider=provider, api_base=base, unknown=f"{base} has not answered within {limit_s:g} s"
         )
-    except LLMError as error:
-        return Stock(provider=provider, api_base=base, unknown=error.message)
 
 
 async def _facts(visit: Visit, models: Sequence[ListedModel]) -> dict[str, ModelFacts]:

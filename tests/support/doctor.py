@@ -6,10 +6,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from aiohttp import web
+
 from app.core.clock import SystemClock
 from app.diagnosis.doctor import examined
 from app.diagnosis.findings import Finding, State
 from app.llm.testing import StubAnthropic, StubGemini, StubOllama, StubOpenAI
+from app.llm.testing.listener import Listener
 
 KEY = "stub-key-0123456789"
 CLOUD = ("gemini", "openai", "anthropic", "groq")
@@ -74,3 +77,18 @@ def house(url: str) -> Iterator[House]:
             **{f"{name}_api_key": KEY for name in CLOUD},
         }
         yield House(made, given)
+
+
+@contextmanager
+def answering(body: bytes, status: int = 200) -> Iterator[str]:
+    """Yield the address of a server that says one thing to everybody."""
+
+    async def handle(_: web.BaseRequest) -> web.StreamResponse:
+        return web.Response(body=body, status=status, content_type="text/html")
+
+    listener = Listener(handle, name="one-answer")
+    listener.start()
+    try:
+        yield str(listener.address)
+    finally:
+        listener.close()

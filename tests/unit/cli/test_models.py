@@ -63,6 +63,28 @@ def test_the_document_has_caps_and_stocks(
     assert KEY not in done.out
 
 
+def test_who_says_nothing_is_told_after_the_time(signalbox: Run, at_home: House) -> None:
+    stub = at_home.stubs["ollama"]
+    assert isinstance(stub, StubOllama)
+    gate = stub.hang_show()
+    done = signalbox("models", "--timeout", "1")
+    gate.release()
+    assert (done.code, "has not answered within 1 s" in done.err) == (0, True)
+    assert rows(done.out)["groq:openai/gpt-oss-20b"].split()[1] == "yes"
+    assert signalbox("models", "--timeout", "0").code == 2
+
+
+def test_with_local_only_nobody_outside_is_asked(
+    signalbox: Run, at_home: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLM_LOCAL_ONLY", "true")
+    monkeypatch.setenv("LLM_LOCAL_HOSTS", "gpu.house")
+    done = signalbox("models")
+    assert done.code == 0
+    assert done.err.count("not asked: LLM_LOCAL_ONLY") == 5
+    assert [stub.requests for stub in at_home.stubs.values()] == [()] * 5
+
+
 def test_what_ollama_says_of_a_model_counts(signalbox: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     with StubOllama(models=("a",), capabilities=("completion",), context_length=2048) as stub:
         monkeypatch.setenv("LLM_OLLAMA_API_BASE", stub.base_url)

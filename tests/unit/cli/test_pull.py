@@ -1,5 +1,6 @@
 """`pull` and `warmup`, against an Ollama that says what the real one says."""
 
+import asyncio
 import json
 import signal
 import subprocess
@@ -7,13 +8,16 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+from aiohttp import web
 
 from app.llm.errors import LLMTimeout
 from app.llm.settings import isolated_settings
 from app.llm.testing import StubOllama
 from app.llm.testing.content import End
+from app.llm.testing.listener import Listener
 from app.llm.testing.pulling import pull_lines
-from app.llm.wire.pulling import pull
+from app.llm.wire.pulling import load, pull
+from tests.support.doctor import answering
 from tests.support.signals import heed_ctrl_c
 from tests.support.terminals import on_terminal
 from tests.unit.cli.conftest import Run
@@ -67,6 +71,11 @@ def test_a_model_that_is_unknown_is_one_line(
     assert (done.code, said in done.err, done.err.count("\n")) == (1, True, 1)
 
 
+def test_a_last_line_without_an_end_counts(signalbox: Run, shelf: StubOllama) -> None:
+    shelf.script_pull(MANIFEST, b'{"status": "success"}')
+    assert signalbox("pull", "qwen3:8b").code == 0
+
+
 def test_an_error_in_the_middle_is_told(signalbox: Run, shelf: StubOllama) -> None:
     shelf.script_pull(MANIFEST, pull_lines()[1], {"error": "max retries exceeded: no space left on device"})
     done = signalbox("pull", "qwen3:8b")
@@ -96,6 +105,47 @@ def test_no_ollama_is_one_line_with_its_remedy(signalbox: Run, shelf: StubOllama
     for args in (["pull", "qwen3:8b"], ["warmup", "llama3.2"]):
         done = signalbox(*args)
         assert (done.code, "ollama serve" in done.err) == (1, True)
+
+
+def test_a_proxy_that_wants_its_token_is_told(signalbox: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    with StubOllama(api_key="t-0123456789", library=("a",)) as stub:
+        monkeypatch.setenv("LLM_OLLAMA_API_BASE", stub.base_url)
+        refused = [signalbox(*args) for args in (["pull", "a"], ["warmup", "a"])]
+        monkeypatch.setenv("LLM_OLLAMA_API_KEY", "t-0123456789")
+        assert signalbox("pull", "a").code == 0
+    assert [done.code for done in refused] == [1, 1]
+    assert all("LLM_OLLAMA_API_KEY" in done.err for done in refused)
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [(b"<html>", "status 503"), (b'{"error": "no memory"}', "no memory"), (b"[1]", "status 503")],
+)
+def test_what_ollama_says_instead_is_told(
+    signalbox: Run, monkeypatch: pytest.MonkeyPatch, body: bytes, said: str
+) -> None:
+    with answering(body, 503) as address:
+        monkeypatch.setenv("LLM_OLLAMA_API_BASE", address)
+        for args in (["pull", "a"], ["warmup", "a"]):
+            done = signalbox(*args)
+            assert (done.code, said in done.err) == (1, True)
+
+
+async def test_a_model_that_takes_too_long_is_told() -> None:
+    silent = asyncio.Event()
+
+    async def handle(_: web.BaseRequest) -> web.StreamResponse:
+        await silent.wait()
+        return web.Response()
+
+    listener = Listener(handle, name="silent")
+    listener.start()
+    settings = isolated_settings(ollama_api_base=str(listener.address))
+    try:
+        with pytest.raises(LLMTimeout, match=r"has not loaded a within 0\.3 s"):
+            await load(settings, "a", keep_alive=None, timeout_s=0.3)
+    finally:
+        listener.close()
 
 
 def test_local_only_asks_no_ollama_elsewhere(

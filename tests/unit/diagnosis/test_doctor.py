@@ -7,7 +7,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from app.diagnosis.findings import State
 from app.llm.testing import StubAnthropic, StubGemini, StubOllama
 from app.llm.testing.listener import Listener
 from app.llm.wire import dialect
-from tests.support.doctor import CLOUD, KEY, House, SkewedClock, house, looked, red
+from tests.support.doctor import CLOUD, KEY, House, SkewedClock, answering, house, looked, red
 from tests.support.ledger import ROOT
 
 MODELS = {
@@ -120,21 +119,6 @@ async def test_a_wrong_url_is_red_with_its_variable(at_home: House, provider: st
     assert red(findings) == [provider]
     assert "not as" in findings[provider].said
     assert f"LLM_{provider.upper()}_API_BASE" in str(findings[provider].remedy)
-
-
-@contextmanager
-def answering(body: bytes, status: int = 200) -> Iterator[str]:
-    """Yield the address of a server that says one thing to everybody."""
-
-    async def handle(_: web.BaseRequest) -> web.StreamResponse:
-        return web.Response(body=body, status=status, content_type="text/html")
-
-    listener = Listener(handle, name="one-answer")
-    listener.start()
-    try:
-        yield str(listener.address)
-    finally:
-        listener.close()
 
 
 @pytest.mark.parametrize(
