@@ -19,13 +19,17 @@ from app.cli import (
     chat,
     config,
     costs,
+    doctor,
     explain,
     extract,
     migrate,
+    models,
     prune,
+    pull,
     report,
     runs,
     simulate,
+    warmup,
 )
 from app.cli.faults import INTERRUPTED, told
 from app.cli.options import AsJson
@@ -46,6 +50,10 @@ cli.command()(budgets.budgets)
 cli.command()(migrate.migrate)
 cli.command()(prune.prune)
 cli.command()(simulate.simulate)
+cli.command()(doctor.doctor)
+cli.command()(models.models)
+cli.command()(pull.pull)
+cli.command()(warmup.warmup)
 
 
 @dataclass(slots=True)

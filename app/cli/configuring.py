@@ -7,17 +7,13 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from app.bootstrap import checked_url, database_name, payload_codec
-from app.llm.candidates import Candidate
-from app.llm.endpoints import passwords_of
+from app.bootstrap import database_name
+from app.diagnosis.configuration import faults_of_routing, faults_of_the_ledger, profiles, warnings
 from app.llm.errors import LLMSettingsError
 from app.llm.fields.routing_file import ModelOverrides
-from app.llm.messages import Message
 from app.llm.providers import Catalog
-from app.llm.router import LLMRouter, no_candidate
 from app.llm.routing_file import Origin, Origins
 from app.llm.settings import PREFIX, LLMSettings, load_settings
-from app.llm.types import LLMProfile, LLMRequest
 
 MASK = "********"
 SECTIONS = {"model_overrides": "models", "stage_profiles": "stages"}
@@ -71,10 +67,9 @@ def checked(config: str | None) -> Checked:
     settings, origins = _loaded(config)
     catalog, file = Catalog.from_settings(settings), origins.file()
     return Checked(
-        faults=[*_faults_of_the_ledger(settings), *_faults_of_routing(settings, catalog)],
-        warnings=[*_clear_secrets(settings, origins), *_unlisted_models(settings, catalog)],
-        summary=f"{file.path if file else 'no routing file'}; "
-        + "; ".join(f"{profile}: {_names(catalog.listed(profile))}" for profile in LLMProfile),
+        faults=[*faults_of_the_ledger(settings), *faults_of_routing(settings, catalog)],
+        warnings=[*warnings(settings, origins, catalog)],
+        summary=f"{file.path if file else 'no routing file'}; {profiles(catalog)}",
     )
 
 
@@ -128,46 +123,3 @@ def _database(settings: LLMSettings) -> str:
         return database_name(settings)
     except LLMSettingsError:
         return MASK
-
-
-def _faults_of_the_ledger(settings: LLMSettings) -> Iterator[str]:
-    for look in (checked_url, payload_codec) if settings.persist_runs else ():
-        try:
-            look(settings)
-        except LLMSettingsError as fault:
-            yield fault.message
-
-
-def _faults_of_routing(settings: LLMSettings, catalog: Catalog) -> Iterator[str]:
-    """Yield the profiles that nobody can serve, and a fallback that cannot be asked."""
-    router = LLMRouter.from_settings(settings)
-    for profile in LLMProfile:
-        decision = router.route(LLMRequest(messages=(Message.user("?"),), profile=profile), caps=catalog)
-        if not decision.kept:
-            yield no_candidate(decision).message
-        fallback = catalog.fallback
-        if fallback is not None and decision.kept and fallback not in decision.kept:
-            entry = next(each for each in decision.entries if each.candidate is fallback)
-            yield f"profile {profile}: the fallback {fallback.name} is never asked ({entry.reason})"
-
-
-def _clear_secrets(settings: LLMSettings, origins: Origins) -> Iterator[str]:
-    for name in type(settings).model_fields:
-        origin = origins.origin(name)
-        value = getattr(settings, name)
-        secret = isinstance(value, SecretStr) and (
-            value is not settings.database_url or passwords_of(value.get_secret_value())
-        )
-        if secret and origin.source == "file" and not origin.refers:
-            yield f"{origin.name} holds a secret as it is: write ${{NAME}}, and give it in a variable"
-
-
-def _unlisted_models(settings: LLMSettings, catalog: Catalog) -> Iterator[str]:
-    listed = {candidate.name for candidate in catalog.all}
-    for name in settings.model_overrides:
-        if name not in listed:
-            yield f"models.{name}: no profile lists it, so it counts for pinned calls only"
-
-
-def _names(candidates: tuple[Candidate, ...]) -> str:
-    return ", ".join(candidate.name for candidate in candidates)

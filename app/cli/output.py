@@ -24,6 +24,7 @@ WIDTH_OF_FILES = 200
 """Columns of a table that goes to a file or a pipe, where nothing needs to be cut."""
 _CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]|\r(?!\n)")
 _STYLES = {"SUCCEEDED": "green", "FAILED": "red", "ABANDONED": "red", "STARTED": "yellow", "kept": "green"}
+_STYLES |= {"ok": "green", "warn": "yellow", "FAIL": "bold red"}
 
 
 def emit(text: str) -> None:

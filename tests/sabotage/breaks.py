@@ -6,6 +6,7 @@ from tests.sabotage.cache_breaks import CACHE_BREAKS
 from tests.sabotage.call_breaks import CALL_BREAKS
 from tests.sabotage.checked_breaks import CHECKED_BREAKS
 from tests.sabotage.config_breaks import CONFIG_BREAKS
+from tests.sabotage.doctor_breaks import DOCTOR_BREAKS
 from tests.sabotage.durable_breaks import DURABLE_BREAKS
 from tests.sabotage.executor_breaks import EXECUTOR_BREAKS
 from tests.sabotage.gate_breaks import GATE_BREAKS
@@ -38,4 +39,5 @@ BREAKS: tuple[Break, ...] = (
     *WEIGHTS_BREAKS,
     *RESUMED_BREAKS,
     *BUDGET_BREAKS,
+    *DOCTOR_BREAKS,
 )  # fmt: skip

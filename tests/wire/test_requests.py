@@ -181,6 +181,12 @@ async def test_the_settings_of_ollama_travel_with_each_call(on_ollama: Rig):
     assert headers["content-type"] == "application/json"
 
 
+@pytest.mark.parametrize("overrides", [{"ollama_keep_alive": "-1"}])
+async def test_a_time_without_a_unit_is_a_number_for_ollama(on_ollama: Rig):
+    """As a text Ollama would refuse it, and every call with it."""
+    assert (await on_ollama.body(HELLO))["keep_alive"] == -1
+
+
 @in_both_lanes
 async def test_a_key_in_the_environment_goes_to_no_ollama_of_ours(
     on_ollama: Rig, monkeypatch: pytest.MonkeyPatch

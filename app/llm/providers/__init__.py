@@ -11,6 +11,7 @@ from app.llm.errors import LLMInvalidRequest, LLMSettingsError
 from app.llm.fields.own import own_providers
 from app.llm.fingerprint import candidate_sha256
 from app.llm.providers import anthropic, gemini, groq, ollama, openai
+from app.llm.providers.listings import Inquiry, ListedModel
 from app.llm.providers.own import OwnProvider
 from app.llm.settings import LLMSettings
 from app.llm.types import LLMProfile, LLMProvider, LLMRequest, WireFormat
@@ -50,6 +51,18 @@ class ProviderFacts(Protocol):
 
     def call_options(self, settings: LLMSettings, model: str, request: LLMRequest) -> dict[str, Any]:
         """Return one call in the words of `litellm.acompletion`."""
+        ...
+
+    def listing(self, settings: LLMSettings) -> Inquiry | None:
+        """Return how it is asked which models it has, which must cost nothing; None if it cannot be asked."""
+        ...
+
+    def listed(self, answer: Any) -> tuple[ListedModel, ...]:
+        """Return the models of such an answer.
+
+        Raises:
+            ValueError: It lists no models.
+        """
         ...
 
 

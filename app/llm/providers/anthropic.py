@@ -8,6 +8,7 @@ from pydantic import JsonValue
 
 from app.llm.candidates import ProviderCaps
 from app.llm.endpoints import is_local_url
+from app.llm.providers.listings import Inquiry, ListedModel, entries, positive
 from app.llm.providers.openai_messages import (
     Wire,
     rendered_messages,
@@ -36,6 +37,7 @@ _DIALECTS = Dialects(answer=SchemaDialect.ANTHROPIC_FORMAT)
 _DATE = re.compile(r"-\d{8}$")
 _TURN = {"tool": "user"}
 """Whose turn a message is in; the results of tools are the user's."""
+_MAX_LISTED = 1000  # https://platform.claude.com/docs/en/api/models-list; it lists 20 unasked
 
 wire = WireFormat.ANTHROPIC
 
@@ -102,6 +104,31 @@ def call_options(settings: LLMSettings, model: str, request: LLMRequest) -> dict
         "response_format": rendered_response_format(request.response_format),
     }
     return {name: value for name, value in options.items() if value is not None}
+
+
+def listing(settings: LLMSettings) -> Inquiry:
+    """Return how it is asked which models it has; nothing of it is paid."""
+    key = settings.anthropic_api_key.get_secret_value() if settings.anthropic_api_key else ""
+    return Inquiry(
+        url=f"{api_base(settings)}/v1/models?limit={_MAX_LISTED}",
+        headers={"x-api-key": key, "anthropic-version": "2023-06-01"},
+    )
+
+
+def listed(answer: Any) -> tuple[ListedModel, ...]:
+    """Return the models of such an answer; one that is listed with its date may be called without.
+
+    Raises:
+        ValueError: It lists no models.
+    """
+    return tuple(
+        ListedModel(
+            names=tuple(dict.fromkeys((name, _DATE.sub("", name)))),
+            context_tokens=positive(each.get("max_input_tokens")),
+        )
+        for each in entries(answer, "data")
+        if (name := str(each.get("id")))
+    )
 
 
 def _effort(request: LLMRequest) -> str | None:

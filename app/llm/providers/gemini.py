@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import JsonValue
 
 from app.llm.candidates import ProviderCaps
+from app.llm.providers.listings import Inquiry, ListedModel, entries, positive
 from app.llm.providers.openai_messages import (
     rendered_messages,
     rendered_response_format,
@@ -40,6 +41,8 @@ _FAMILIES: Mapping[str, tuple[LLMProfile, ...]] = {
 
 # LiteLLM sends `responseJsonSchema` to such names only (`supports_response_json_schema`); an alias has no number.
 _TAKES_JSON_SCHEMA = re.compile(r"gemini-(?:[2-9]|[1-9]\d+)[.-]", re.IGNORECASE)
+
+_MAX_LISTED = 1000  # https://ai.google.dev/api/models; it lists 50 unasked
 
 wire = WireFormat.GEMINI
 
@@ -112,6 +115,28 @@ def call_options(settings: LLMSettings, model: str, request: LLMRequest) -> dict
         "response_format": rendered_response_format(request.response_format),
     }
     return {name: value for name, value in options.items() if value is not None}
+
+
+def listing(settings: LLMSettings) -> Inquiry:
+    """Return how it is asked which models it has; nothing of it is paid."""
+    key = settings.gemini_api_key.get_secret_value() if settings.gemini_api_key else ""
+    return Inquiry(url=f"{api_base(settings)}/models?pageSize={_MAX_LISTED}", headers={"x-goog-api-key": key})
+
+
+def listed(answer: Any) -> tuple[ListedModel, ...]:
+    """Return the models of such an answer that can chat.
+
+    Raises:
+        ValueError: It lists no models.
+    """
+    return tuple(
+        ListedModel(
+            names=(str(each.get("name")).removeprefix("models/"),),
+            context_tokens=positive(each.get("inputTokenLimit")),
+        )
+        for each in entries(answer, "models")
+        if "generateContent" in (each.get("supportedGenerationMethods") or ())
+    )
 
 
 def _thinking(model: str, request: LLMRequest) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from pydantic import JsonValue
 
 from app.llm.candidates import ProviderCaps
 from app.llm.endpoints import is_local_url
+from app.llm.providers.listings import Inquiry, ListedModel, openai_listed, openai_listing
 from app.llm.providers.openai_messages import openai_options
 from app.llm.settings import LLMSettings
 from app.llm.types import LLMProfile, LLMRequest, WireFormat
@@ -72,6 +73,20 @@ def call_options(settings: LLMSettings, model: str, request: LLMRequest) -> dict
         api_key=settings.groq_api_key,
         reasoning_effort=_effort(model, request),
     )
+
+
+def listing(settings: LLMSettings) -> Inquiry:
+    """Return how it is asked which models it has; nothing of it is paid."""
+    return openai_listing(api_base(settings), settings.groq_api_key)
+
+
+def listed(answer: Any) -> tuple[ListedModel, ...]:
+    """Return the models of such an answer.
+
+    Raises:
+        ValueError: It lists no models.
+    """
+    return openai_listed(answer)
 
 
 def _effort(model: str, request: LLMRequest) -> str | None:

@@ -1,5 +1,6 @@
 """What is particular to Ollama: where it is, what its models can do, and what LiteLLM is told for one call."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,6 +8,8 @@ from pydantic import JsonValue
 
 from app.llm.candidates import ProviderCaps
 from app.llm.endpoints import header_pairs, is_local_url
+from app.llm.providers import ollama_says
+from app.llm.providers.listings import Inquiry, ListedModel
 from app.llm.providers.openai_messages import (
     rendered_messages,
     rendered_response_format,
@@ -20,6 +23,8 @@ _CLOUD_SUFFIXES = ("-cloud", ":cloud")  # https://ollama.com/blog/cloud-models: 
 _TALKS_ONLY = {"supports_tools": False}
 _SEES = {"supports_vision": True}
 _SEES_ONLY = {"supports_tools": False, "supports_vision": True}
+# A text must have a unit, so "-1" is refused: `Duration.UnmarshalJSON` in Ollama's api/types.go.
+_SECONDS = re.compile(r"-?\d+")
 
 _DIALECTS = Dialects(answer=SchemaDialect.OLLAMA_FORMAT, tools=SchemaDialect.OLLAMA_TOOLS)
 
@@ -110,7 +115,7 @@ def call_options(settings: LLMSettings, model: str, request: LLMRequest) -> dict
         "headers": header_pairs(settings.ollama_headers),
         "messages": rendered_messages(request.messages),
         "num_ctx": settings.num_ctx_of("ollama", model),
-        "keep_alive": settings.ollama_keep_alive,
+        "keep_alive": keep_alive(settings.ollama_keep_alive),
         "temperature": request.temperature,
         "top_p": request.top_p,
         "max_tokens": request.max_output_tokens,
@@ -122,6 +127,25 @@ def call_options(settings: LLMSettings, model: str, request: LLMRequest) -> dict
         "response_format": None if tools else rendered_response_format(request.response_format),
     }
     return {name: value for name, value in options.items() if value is not None}
+
+
+def listing(settings: LLMSettings) -> Inquiry:
+    """Return how it is asked which models it has; nothing of it is paid."""
+    return ollama_says.inquiry(settings, api_base(settings), ollama_says.TAGS)
+
+
+def listed(answer: Any) -> tuple[ListedModel, ...]:
+    """Return the models of such an answer.
+
+    Raises:
+        ValueError: It lists no models.
+    """
+    return ollama_says.listed(answer)
+
+
+def keep_alive(said: str | None) -> str | int | None:
+    """Return how long a model stays loaded as Ollama takes it: a duration with its unit, or a number of seconds."""
+    return int(said) if said and _SECONDS.fullmatch(said) else said
 
 
 def _is_cloud(model: str) -> bool:

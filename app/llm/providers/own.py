@@ -6,6 +6,7 @@ from pydantic import JsonValue
 
 from app.llm.candidates import ProviderCaps
 from app.llm.endpoints import is_local_url
+from app.llm.providers.listings import Inquiry, ListedModel, openai_listed, openai_listing
 from app.llm.providers.openai_messages import openai_options
 from app.llm.settings import LLMSettings
 from app.llm.types import LLMRequest, WireFormat
@@ -66,3 +67,15 @@ class OwnProvider:
             api_key=getattr(settings, f"{self.name}_api_key"),
             reasoning_effort=request.thinking if isinstance(request.thinking, str) else None,
         )
+
+    def listing(self, settings: LLMSettings) -> Inquiry | None:
+        """Return how it is asked which models it has; None if it has no `/models` that costs nothing."""
+        return openai_listing(self.api_base(settings), getattr(settings, f"{self.name}_api_key"))
+
+    def listed(self, answer: Any) -> tuple[ListedModel, ...]:
+        """Return the models of such an answer.
+
+        Raises:
+            ValueError: It lists no models.
+        """
+        return openai_listed(answer)

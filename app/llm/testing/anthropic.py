@@ -20,6 +20,7 @@ _ERRORS: Final = {
     529: ("overloaded_error", "Overloaded"),
 }
 _SIGNATURE: Final = "c3R1Yg=="
+_PAGE: Final = 20
 
 
 class StubAnthropic(StubServer):
@@ -161,8 +162,21 @@ class StubAnthropic(StubServer):
             return self._failure(Failure(status=401), received)
         if (received.method, received.path) != ("GET", "/v1/models"):
             return self._failure(Failure(status=404, message="Not found"), received)
-        listed = [{"type": "model", "id": model, "display_name": model} for model in self._models]
-        return Wire(body=_dumped({"data": listed, "has_more": False}))
+        return self._listed(received)
+
+    def _listed(self, received: Received) -> Wire:
+        """Return a page of models: 20 unasked, those behind `after_id` if it is given."""
+        if "anthropic-version" not in received.headers:
+            return self._failure(
+                Failure(status=400, message="anthropic-version: header is required"), received
+            )
+        after = received.query.get("after_id")
+        rest = self._models[self._models.index(after) + 1 :] if after in self._models else self._models
+        page = rest[: int(received.query.get("limit", _PAGE))]
+        said = {"type": "model", "created_at": "2025-10-01T00:00:00Z"}
+        ends = {"first_id": page[0] if page else None, "last_id": page[-1] if page else None}
+        listed = [{**said, "id": model, "display_name": model} for model in page]
+        return Wire(body=_dumped({"data": listed, "has_more": len(page) < len(rest), **ends}))
 
 
 class _Blocks:

@@ -38,6 +38,7 @@ _STATUSES: Final = {
     503: ("UNAVAILABLE", "The model is overloaded. Please try again later."),
     504: ("DEADLINE_EXCEEDED", "Deadline expired before operation could complete."),
 }
+_PAGE: Final = 50
 _GOOGLE_RPC: Final = "type.googleapis.com/google.rpc"
 _BAD_KEY: Final = "API key not valid. Please pass a valid API key."
 _NO_KEY: Final = (
@@ -195,10 +196,17 @@ class StubGemini(StubServer):
             return self._failure(refused, received)
         known = {f"/v1beta/models/{model}": self._listed(model) for model in self._models}
         if received.method == "GET" and received.path == "/v1beta/models":
-            return Wire(body=_dumped({"models": list(known.values())}))
+            return self._page(list(known.values()), received)
         if received.method == "GET" and received.path in known:
             return Wire(body=_dumped(known[received.path]))
         return self._failure(Failure(status=404), received)
+
+    def _page(self, listed: list[Json], received: Received) -> Wire:
+        """Return a page of models, 50 unasked, with the token of the next one if there is one."""
+        start = int(received.query.get("pageToken", 0))
+        end = start + int(received.query.get("pageSize", _PAGE))
+        more = {"nextPageToken": str(end)} if end < len(listed) else {}
+        return Wire(body=_dumped({"models": listed[start:end], **more}))
 
     def _listed(self, model: str) -> Json:
         return {

@@ -1,6 +1,7 @@
 """Speak Ollama's HTTP API from a script, field by field as the real server does, so that clients meet its quirks."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
@@ -11,6 +12,7 @@ from app.llm.testing.content import (
     Answer,
     Call,
     Cause,
+    End,
     Failure,
     Json,
     Provider,
@@ -21,12 +23,15 @@ from app.llm.testing.content import (
 )
 from app.llm.testing.derive import Ask, Tool, tokens_in
 from app.llm.testing.gate import Gate
+from app.llm.testing.pulling import Line, pull_lines, streamed, whole
 from app.llm.testing.record import Received
 from app.llm.testing.server import StubServer
 
 _DEFAULT_NUM_CTX: Final = 4_096
 _ALL_CAPABILITIES: Final = ("completion", "tools", "vision", "thinking")
 _NS_PER_TOKEN: Final = 1_000_000
+_NAME: Final = re.compile(r"[\w.-]+(?:[:/][\w.-]+)*")
+_DURATION: Final = re.compile(r"0|-?(?:\d+(?:\.\d+)?(?:ns|us|ms|h|m|s))+")  # as Go reads it
 _TEXTS: Final = {
     400: "invalid request",
     401: "unauthorized",
@@ -38,7 +43,7 @@ _TEXTS: Final = {
 
 
 class StubOllama(StubServer):
-    """An Ollama with `models` pulled.
+    """An Ollama with `models` pulled, and `library` to pull from; with an `api_key`, behind a proxy that wants it.
 
     `capabilities` (of all models, or a mapping from some) and `context_length` are what /api/show reports; a request
     that needs tools, images or thinking is refused as Ollama refuses it where the capability is left out.
@@ -59,6 +64,8 @@ class StubOllama(StubServer):
         capabilities: Iterable[str] | Mapping[str, Iterable[str]] = _ALL_CAPABILITIES,
         context_length: int = 131_072,
         version: str = "0.12.6",
+        library: Iterable[str] = (),
+        api_key: str | None = None,
     ) -> None:
         super().__init__()
         self._models = {_tagged(model): model for model in models}
@@ -70,18 +77,25 @@ class StubOllama(StubServer):
         }
         self._context_length = context_length
         self._version = version
+        self._library = {_tagged(model) for model in library}
+        self._api_key = api_key
+        self._pulls: list[tuple[tuple[Line, ...], End]] = []
         self._show_gates: tuple[Gate, ...] = ()
-        self._pulls: Counter[str] = Counter()
+        self._renewed: Counter[str] = Counter()
 
     def renew(self, model: str) -> None:
         """Have other weights under a name, as after another `ollama pull`: /api/tags lists another digest."""
-        self._pulls[_tagged(model)] += 1
+        self._renewed[_tagged(model)] += 1
 
     def hang_show(self) -> Gate:
         """Keep every POST /api/show from now on waiting until the gate is released."""
         gate = Gate(self._release_show)
         self._show_gates += (gate,)
         return gate
+
+    def script_pull(self, *lines: Line, end: End = End.LAST) -> None:
+        """Answer the next POST /api/pull with these lines; `end` may break its connection."""
+        self._pulls.append((lines, end))
 
     def _release_show(self, gate: Gate) -> None:
         self._show_gates = tuple(each for each in self._show_gates if each is not gate)
@@ -93,7 +107,9 @@ class StubOllama(StubServer):
         return method == "POST" and path == "/api/chat"
 
     def _refusal(self, received: Received) -> Failure | None:
-        body = received.body
+        return Failure(status=401) if self._is_stranger(received) else self._refusal_of(received.body)
+
+    def _refusal_of(self, body: Any) -> Failure | None:
         if not isinstance(body, dict):
             return Failure(status=400, message="invalid character in request body")
         model = str(body.get("model", ""))
@@ -165,13 +181,26 @@ class StubOllama(StubServer):
 
     # -- the rest of the API
 
+    def _is_stranger(self, received: Received) -> bool:
+        return (
+            self._api_key is not None and received.headers.get("authorization") != f"Bearer {self._api_key}"
+        )
+
     async def _aside(self, received: Received) -> Wire:
+        if self._is_stranger(received):
+            return self._failure(Failure(status=401), received)
+        makes = {("POST", "/api/pull"): self._pull, ("POST", "/api/generate"): self._load}
+        make = makes.get((received.method, received.path))
+        return await self._told(received) if make is None else make(received)
+
+    async def _told(self, received: Received) -> Wire:
+        """Answer a question."""
         match received.method, received.path:
             case "GET", "/api/version":
                 return Wire(body=_dumped({"version": self._version}))
             case "GET", "/api/tags" | "/api/ps":
                 return Wire(
-                    body=_dumped({"models": [_listed(name, self._pulls[name]) for name in self._models]})
+                    body=_dumped({"models": [_listed(name, self._renewed[name]) for name in self._models]})
                 )
             case "POST", "/api/show":
                 return await self._show(received)
@@ -179,6 +208,31 @@ class StubOllama(StubServer):
                 return Wire(body=b"Ollama is running", content_type="text/plain; charset=utf-8")
             case _:
                 return Wire(body=b"404 page not found", status=404, content_type="text/plain")
+
+    def _pull(self, received: Received) -> Wire:
+        asked = str((received.body or {}).get("model") or "")
+        if not _NAME.fullmatch(asked):
+            return Wire(body=_dumped({"error": "invalid model name"}), status=400)
+        known = _tagged(asked) in self._library or _tagged(asked) in self._models
+        lines, end = self._pulls.pop(0) if self._pulls else (pull_lines(known=known), End.LAST)
+        if {"status": "success"} in lines:
+            self._models.setdefault(_tagged(asked), asked)
+            self._capabilities.setdefault(_tagged(asked), _ALL_CAPABILITIES)
+        return whole(lines) if received.body.get("stream") is False else streamed(lines, end)
+
+    def _load(self, received: Received) -> Wire:
+        """Answer a request without a prompt, which loads a model, or sends it away."""
+        body = received.body or {}
+        asked = str(body.get("model") or "")
+        if _tagged(asked) not in self._models:
+            return Wire(body=_dumped({"error": f"model '{asked}' not found"}), status=404)
+        kept = body.get("keep_alive")
+        if isinstance(kept, str) and not _DURATION.fullmatch(kept):
+            return Wire(body=_dumped({"error": f'time: missing unit in duration "{kept}"'}), status=400)
+        if body.get("prompt"):
+            return Wire(body=_dumped({"error": "the stub runs models by /api/chat only"}), status=501)
+        reason = "unload" if kept in {0, "0"} else "load"
+        return Wire(body=_dumped({**_head(body), "response": "", "done": True, "done_reason": reason}))
 
     async def _show(self, received: Received) -> Wire:
         for gate in self._show_gates:

@@ -19,6 +19,7 @@ _ERRORS: Final = {
     500: ("server_error", "The server had an error while processing your request. Sorry about that!"),
     503: ("server_error", "The engine is currently overloaded, please try again later."),
 }
+_CREATED: Final = 1_700_000_000
 
 
 class StubOpenAI(StubServer):
@@ -142,8 +143,8 @@ class StubOpenAI(StubServer):
             return self._failure(Failure(status=401), received)
         if (received.method, received.path) != ("GET", "/v1/models"):
             return self._failure(Failure(status=404, message="Unknown request URL."), received)
-        listed = [{"id": model, "object": "model", "owned_by": "stub"} for model in self._models]
-        return Wire(body=_dumped({"object": "list", "data": listed}))
+        said = {"object": "model", "created": _CREATED, "owned_by": "stub"}
+        return Wire(body=_dumped({"object": "list", "data": [{"id": each, **said} for each in self._models]}))
 
 
 def _text(content: object) -> str:
@@ -192,7 +193,7 @@ def _head(received: Received, kind: str) -> Json:
     return {
         "id": f"chatcmpl-{received.ordinal}",
         "object": kind,
-        "created": 1_700_000_000,
+        "created": _CREATED,
         "model": received.body["model"],
     }
 

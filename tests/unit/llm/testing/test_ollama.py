@@ -44,6 +44,11 @@ async def get(stub: StubOllama, path: str) -> tuple[int, bytes]:
         return answer.status, await answer.read()
 
 
+async def post(stub: StubOllama, path: str, body: Any) -> tuple[int, bytes]:
+    async with aiohttp.ClientSession() as client, client.post(f"{stub.base_url}{path}", json=body) as answer:
+        return answer.status, await answer.read()
+
+
 async def show(stub: StubOllama, model: str) -> tuple[int, Any]:
     async with aiohttp.ClientSession() as client:
         answer = await client.post(f"{stub.base_url}/api/show", json={"model": model})
@@ -238,3 +243,41 @@ async def test_format_decides_the_shape_of_the_answer(stub):
     _, free = await chat(stub, "Pay", format="json")
     assert json.loads(shaped["message"]["content"]) == {"total": 42.5, "currency": "EUR"}
     assert isinstance(json.loads(free["message"]["content"]), dict)
+
+
+async def test_a_pull_is_told_line_by_line_and_the_model_is_there():
+    with StubOllama(models=(), library=("a",)) as stub:
+        _, body = await post(stub, "/api/pull", {"model": "a"})
+        lines = [json.loads(line) for line in body.splitlines()]
+        whole = await post(stub, "/api/pull", {"model": "a", "stream": False})
+        unknown = await post(stub, "/api/pull", {"model": "b"})
+        tags = json.loads((await get(stub, "/api/tags"))[1])
+    assert lines[0] == {"status": "pulling manifest"}
+    assert {"status", "digest", "total"} == lines[1].keys(), "nothing has come by then"
+    assert {"status", "digest", "total", "completed"} == lines[2].keys()
+    assert lines[-1] == {"status": "success"}
+    assert json.loads(whole[1]) == {"status": "success"}
+    assert (unknown[0], json.loads(unknown[1].splitlines()[-1])) == (
+        200,
+        {"error": "pull model manifest: file does not exist"},
+    )
+    assert [each["name"] for each in tags["models"]] == ["a:latest"]
+
+
+async def test_an_empty_prompt_loads_a_model(stub):
+    status, body = await post(stub, "/api/generate", {"model": "llama3.2", "keep_alive": -1})
+    assert (status, json.loads(body)["done_reason"], json.loads(body)["response"]) == (200, "load", "")
+    assert (
+        json.loads((await post(stub, "/api/generate", {"model": "llama3.2", "keep_alive": 0}))[1])[
+            "done_reason"
+        ]
+        == "unload"
+    )
+    assert (await post(stub, "/api/generate", {"model": "none"}))[0] == 404
+    assert (await post(stub, "/api/generate", {"model": "llama3.2", "keep_alive": "-1"}))[0] == 400
+
+
+async def test_a_proxy_wants_its_token():
+    with StubOllama(api_key="k") as stub:
+        assert (await get(stub, "/api/tags"))[0] == 401
+        assert (await chat(stub))[0] == 401
