@@ -13,7 +13,20 @@ from typing import Annotated
 import typer
 from typer.main import get_command
 
-from app.cli import batch, chat, config, costs, explain, extract, migrate, prune, report, runs, simulate
+from app.cli import (
+    batch,
+    cassette,
+    chat,
+    config,
+    costs,
+    explain,
+    extract,
+    migrate,
+    prune,
+    report,
+    runs,
+    simulate,
+)
 from app.cli.faults import INTERRUPTED, told
 from app.cli.options import AsJson
 from app.cli.output import emit, emit_json, note
@@ -32,6 +45,7 @@ cli.add_typer(costs.group, name="costs")
 cli.command()(migrate.migrate)
 cli.command()(prune.prune)
 cli.command()(simulate.simulate)
+cli.add_typer(cassette.group, name="cassette")
 
 
 @dataclass(slots=True)

@@ -12,6 +12,7 @@ LLMError
 │   ├── LLMKeyInProgress          another call holds the key now
 │   ├── LLMKeyUnavailable         a key was given but runs are not persisted
 │   ├── LLMAnswerNotStored        the key was executed, only hashes were kept
+│   ├── LLMCassetteMiss           a cassette has no answer to this request; nothing was sent
 │   └── LLMOutcomeUnknown         the owner of the key died and the settings forbid a takeover
 ├── LLMProviderError              a provider answered badly or not at all
 │   ├── LLMUnavailable            refused, reset, 5xx
@@ -159,6 +160,12 @@ class LLMAnswerNotStored(LLMContractError):
     """The key was executed (`run_id`), but only hashes of the answer were kept."""
 
     code = "answer_not_stored"
+
+
+class LLMCassetteMiss(LLMContractError):
+    """A cassette (`cassette`) has no answer to this request, or none that is left: `nearest` is the recorded request that is most like it, `line` its line, `path` where they differ first."""
+
+    code = "cassette_miss"
 
 
 class LLMOutcomeUnknown(LLMContractError):

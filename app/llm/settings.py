@@ -15,6 +15,7 @@ from app.llm.environment import refuse_empty, refuse_misspelt
 from app.llm.errors import LLMSettingsError
 from app.llm.fields import PREFIX, CommaList
 from app.llm.fields.anthropic import AnthropicFields
+from app.llm.fields.cassette import CassetteFields, LLMMode
 from app.llm.fields.gemini import GeminiFields
 from app.llm.fields.groq import GroqFields
 from app.llm.fields.ledger import CacheMatch, LedgerFields, OnAbandoned, OnInProgress, StorePayloads
@@ -30,6 +31,7 @@ __all__ = [
     "FALLBACK_CODES",
     "PREFIX",
     "CacheMatch",
+    "LLMMode",
     "LLMSettings",
     "LiteLLMLane",
     "OnAbandoned",
@@ -69,7 +71,14 @@ class LiteLLMLane(StrEnum):
 
 
 class LLMSettings(
-    RoutingFileFields, OllamaFields, GeminiFields, OpenAIFields, AnthropicFields, GroqFields, LedgerFields
+    RoutingFileFields,
+    OllamaFields,
+    GeminiFields,
+    OpenAIFields,
+    AnthropicFields,
+    GroqFields,
+    LedgerFields,
+    CassetteFields,
 ):
     """Settings from `LLM_` variables, a `.env` file in the working directory, or the routing file that they name."""
 

@@ -2,6 +2,7 @@
 
 from tests.sabotage.agent_breaks import AGENT_BREAKS
 from tests.sabotage.call_breaks import CALL_BREAKS
+from tests.sabotage.cassette_breaks import CASSETTE_BREAKS
 from tests.sabotage.checked_breaks import CHECKED_BREAKS
 from tests.sabotage.config_breaks import CONFIG_BREAKS
 from tests.sabotage.durable_breaks import DURABLE_BREAKS
@@ -28,4 +29,5 @@ BREAKS: tuple[Break, ...] = (
     *CONFIG_BREAKS,
     *PROVIDER_BREAKS,
     *USAGE_BREAKS,
+    *CASSETTE_BREAKS,
 )  # fmt: skip
