@@ -5,7 +5,7 @@ from tests.sabotage.patch import Break
 _HERE = "app/llm/cassettes/"
 LINES, TAPES, CLIENTS, HELD = (f"{_HERE}{name}.py" for name in ("lines", "tapes", "clients", "held"))
 OF_LINES, OF_TAPES = (f"tests/unit/llm/cassettes/test_{name}.py::test_" for name in ("lines", "tapes"))
-REPLAYED = "tests/wire/test_cassettes.py::test_"
+OF_CLIENTS = "tests/unit/llm/cassettes/test_clients.py::test_"
 
 CASSETTE_BREAKS = (
     Break(
@@ -62,7 +62,7 @@ CASSETTE_BREAKS = (
         HELD,
         "return _held[-1] assert settings",
         "return _opened(_held[-1].path, settings.mode)\n    assert settings",
-        (REPLAYED + "services_of_one_test_share_a_tape_whatever_their_settings_say",),
+        (OF_CLIENTS + "services_share_the_tape_that_is_held_and_rewind_their_own",),
     ),
     Break(
         "miss-is-an-internal-error",
@@ -70,6 +70,22 @@ CASSETTE_BREAKS = (
         "app/llm/sends.py",
         "except LLMCassetteMiss:",
         "except LLMCancelled:",
-        (REPLAYED + "a_miss_is_no_reason_to_ask_somebody_else_and_stands_on_the_row",),
+        (OF_CLIENTS + "a_miss_is_what_the_caller_sees_and_stands_on_the_row",),
+    ),
+    Break(
+        "replay-asks-what-models-can-do",
+        "cassettes",
+        "app/bootstrap.py",
+        "client is None and settings.mode is LLMMode.LIVE",
+        "client is None",
+        (OF_CLIENTS + "in_a_replay_nobody_is_asked_what_a_model_can_do_and_no_key_is_needed",),
+    ),
+    Break(
+        "replay-needs-a-key",
+        "cassettes",
+        "app/llm/providers/__init__.py",
+        "settings.mode is LLMMode.REPLAY or facts.usable(settings)",
+        "facts.usable(settings)",
+        (OF_CLIENTS + "in_a_replay_nobody_is_asked_what_a_model_can_do_and_no_key_is_needed",),
     ),
 )
