@@ -158,7 +158,7 @@ async def test_in_a_replay_nobody_is_asked_what_a_model_can_do_and_no_key_is_nee
         async with build_llm_service(settings) as llm:
             assert (await llm.chat(request(model="ollama:first"))).text == "one"
             route = llm.explain(request())
-        assert [each.kept for each in route.entries] == [True, True]
+        assert [each.provider for each in route.kept] == ["gemini", "ollama"]
         assert list(stub.requests) == []
 
 
