@@ -16,6 +16,8 @@ MARKER = "signalbox_cassette"
 OPTION = "--signalbox-mode"
 MODES = ("live", "record", "replay")
 FOLDER, SUFFIX = "cassettes", ".jsonl"
+_RECORDED = pytest.StashKey[dict[Path, str]]()
+"""Which test has recorded each file in this session."""
 _UNSAFE = re.compile(r"[^\w.=,+\[\]-]+", re.ASCII)
 _LONGEST = 120
 """Characters of a file's name."""
@@ -63,12 +65,23 @@ def signalbox_cassette(request: pytest.FixtureRequest) -> Iterator[Path | None]:
     from app.llm.settings import LLMMode  # noqa: PLC0415
 
     path, mode = _file(request.node, *marker.args, **marker.kwargs), LLMMode(request.config.getoption(OPTION))
+    if mode is LLMMode.RECORD:
+        _refuse_sharing(request, path)
     folder: Path = request.getfixturevalue("tmp_path")
     with pytest.MonkeyPatch.context() as patch, cassette(path, mode):
         patch.setenv("LLM_MODE", mode.value)
         patch.setenv("LLM_CASSETTE", str(path))
         patch.setenv("LLM_DATABASE_URL", f"sqlite+aiosqlite:///{folder / 'signalbox.db'}")
         yield path
+
+
+def _refuse_sharing(request: pytest.FixtureRequest, path: Path) -> None:
+    """Fail the second test that would record into one file: of the first one's calls none would stay."""
+    owner = request.config.stash.setdefault(_RECORDED, {}).setdefault(path, request.node.nodeid)
+    if owner != request.node.nodeid:
+        pytest.fail(
+            f"{path} was recorded by {owner} just now: give each test a cassette of its own", pytrace=False
+        )
 
 
 def _file(node: pytest.Item, name: str | None = None) -> Path:

@@ -130,6 +130,32 @@ def test_a_changed_prompt_fails_and_shows_where(suite: pytest.Pytester):
     )
 
 
+def test_two_tests_may_replay_one_file_but_not_record_it(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+):
+    pytester.makepyfile(
+        ASK
+        + """
+pytestmark = pytest.mark.signalbox_cassette("shared")
+
+def test_first():
+    assert ask("Hello").text == "Hi."
+
+def test_second():
+    assert ask("Hello").text == "Hi."
+"""
+    )
+    monkeypatch.delenv("CI", raising=False)
+    with StubOllama() as stub:
+        stub.script(Reply.text("Hi."))
+        monkeypatch.setenv("LLM_OLLAMA_API_BASE", stub.base_url)
+        done = run(pytester, "--signalbox-mode=record")
+        done.assert_outcomes(passed=1, errors=1)
+        done.stdout.fnmatch_lines(["*shared.jsonl was recorded by *::test_first just now*"])
+        assert stub.sends == 1
+    run(pytester).assert_outcomes(passed=2)
+
+
 def test_ci_never_records(suite: pytest.Pytester, monkeypatch: pytest.MonkeyPatch):
     before = cassettes(suite)
     monkeypatch.setenv("CI", "true")

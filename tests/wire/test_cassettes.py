@@ -13,12 +13,14 @@ from typing import Any
 
 import pytest
 from pydantic import BaseModel
+from pydantic_ai import Agent
 
 from app.bootstrap import build_llm_service
 from app.llm.cassettes.held import cassette
 from app.llm.cassettes.tapes import read
 from app.llm.errors import LLMCassetteMiss, LLMError, LLMInvalidOutput, LLMNoCandidate, LLMSettingsError
 from app.llm.messages import FilePart, Message, ToolResultPart, ToolSpec
+from app.llm.pydanticai import PydanticAiLiteLLMModel
 from app.llm.service import LLMService
 from app.llm.settings import LLMMode
 from app.llm.testing import End, Reply, StubGemini, StubOllama, Thought
@@ -242,6 +244,39 @@ async def test_a_conversation_with_tools_goes_on_from_what_was_replayed(stubs: S
         return (await llm.chat(asked.model_copy(update={"messages": turns}))).text
 
     assert await both(program, stubs) == ("Locked.", "Locked.")
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["whole", "stream"])
+async def test_an_agent_with_tools_is_replayed_step_by_step(stubs: Stubs, *, streamed: bool):
+    stubs.ollama.script(
+        Reply.tool_call("lever", {"number": 12}, usage=(20, 5)),
+        Reply.status(500),
+        Reply.json({"team": "signals", "urgent": True}, usage=(30, 6)),
+    )
+    stubs.gemini.script(Reply.tool_call("final_result", {"team": "signals", "urgent": True}, usage=(31, 7)))
+
+    async def program(llm: LLMService) -> Any:
+        agent = Agent(PydanticAiLiteLLMModel(llm), output_type=Ticket, name="triage")
+        pulled: list[int] = []
+
+        @agent.tool_plain
+        def lever(number: int) -> str:
+            """Pull a lever."""
+            pulled.append(number)
+            return "stuck"
+
+        if streamed:
+            async with agent.run_stream("Points 12 do not lock.") as result:
+                output, usage = await result.get_output(), result.usage
+        else:
+            done = await agent.run("Points 12 do not lock.")
+            output, usage = done.output, done.usage
+        return output, pulled, (usage.requests, usage.input_tokens, usage.output_tokens)
+
+    recorded, replayed = await both(program, stubs)
+    assert replayed == recorded
+    assert replayed[0] == Ticket(team="signals", urgent=True)
+    assert replayed[1] == [12]
 
 
 async def test_equal_calls_at_once_get_each_answer_once(stubs: Stubs):
