@@ -1,6 +1,7 @@
 """Cassettes out of the ledger, on both databases: what was sent is written, and a replay is served from it."""
 
 import asyncio
+import base64
 import json
 from pathlib import Path
 from typing import Any
@@ -8,13 +9,19 @@ from typing import Any
 import pytest
 
 from app.bootstrap import build_llm_service
+from app.cli.exporting import exported
+from app.cli.faults import NotFound
 from app.llm.cassettes.tapes import read
+from app.llm.deltas import TextDelta
 from app.llm.errors import LLMRateLimited, LLMUnavailable
 from app.llm.messages import TextPart, ToolCallPart
+from app.llm.persistence.reports import RunFilter
 from app.llm.ports import ProviderReply
 from app.llm.settings import load_settings
-from app.llm.testing.client import ScriptedClient
+from app.llm.testing.client import ScriptedClient, Told, text_reply
 from app.llm.types import FinishReason, LLMCallContext, TokenUsage
+from tests.support.ledger import request
+from tests.support.service import Watched
 from tests.unit.cli.conftest import Run
 
 TAPE = Path("tape.jsonl")
@@ -128,14 +135,55 @@ def test_texts_that_are_not_stored_cannot_be_exported(
 def test_answers_that_a_check_refused_are_not_in_the_ledger(
     signalbox: Run, client: ScriptedClient, on_each_database: str
 ):
-    from app.llm.testing.client import text_reply
-
     client.script += [text_reply("no number"), text_reply('{"n": 1}')]
     schema = Path("schema.json")
     schema.write_text('{"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}')
     assert signalbox("extract", "-", "--schema", str(schema), "--model", "ollama:a", stdin="one").code == 0
     done = signalbox("cassette", "export", "-o", str(TAPE))
     assert "an answer was refused by a check, and is not stored" in done.told
+
+
+async def _left_early() -> None:
+    """Leave a stream after its first word; look at a run that has not ended."""
+
+    async def look(*_: object) -> None:
+        with pytest.raises(NotFound, match="it has not ended"):
+            await exported(TAPE, RunFilter(status="STARTED"), limit=9)
+
+    never = ScriptedClient([Told(deltas=(TextDelta("Half an"), TextDelta(" answer")))])
+    async with (
+        build_llm_service(load_settings(), client=never) as llm,
+        llm.stream(request("left")) as stream,
+    ):
+        await anext(stream)
+    async with build_llm_service(load_settings(), client=Watched(look)) as llm:
+        await llm.chat(request("under way"))
+
+
+def test_a_stream_that_was_left_is_one_that_waits_to_be_left(
+    signalbox: Run, monkeypatch: pytest.MonkeyPatch, on_each_database: str
+):
+    monkeypatch.setenv("LLM_DEFAULT_WORKSPACE", "w1")
+    monkeypatch.setenv("LLM_AUTO_MIGRATE", "true")
+    asyncio.run(_left_early())
+    assert signalbox("cassette", "export", "-o", str(TAPE)).code == 0
+    left, _ = (json.loads(line)["response"] for line in TAPE.read_text().splitlines())
+    assert left["error"] == "cancelled"
+    assert left["partial"][0]["text"].startswith("Half an")
+    assert "(cancelled)" in signalbox("cassette", "show", str(TAPE)).out
+
+
+def test_encrypted_texts_need_their_key(
+    signalbox: Run, client: ScriptedClient, monkeypatch: pytest.MonkeyPatch, on_each_database: str
+):
+    monkeypatch.setenv("LLM_PAYLOAD_KEY", base64.b64encode(bytes(32)).decode())
+    signalbox("chat", "Hello")
+    assert signalbox("cassette", "export", "-o", str(TAPE)).code == 0
+    monkeypatch.delenv("LLM_PAYLOAD_KEY")
+    assert (
+        "the texts are encrypted: set LLM_PAYLOAD_KEY"
+        in signalbox("cassette", "export", "-o", str(TAPE)).told
+    )
 
 
 def test_show_says_what_is_in_a_cassette(signalbox: Run, history: ScriptedClient):
