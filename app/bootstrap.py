@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from app.core.clock import SystemClock
 from app.core.ids import new_id
+from app.llm.cassettes.held import in_force
 from app.llm.endpoints import payload_keys
 from app.llm.errors import LLMLedgerUnavailable, LLMSettingsError
 from app.llm.knowledge import Knowledge
@@ -20,7 +21,7 @@ from app.llm.pricing import preload
 from app.llm.providers import Catalog
 from app.llm.redaction import Redactor
 from app.llm.service import LLMService
-from app.llm.settings import LLMSettings, OnAbandoned, StorePayloads, load_settings
+from app.llm.settings import LLMMode, LLMSettings, OnAbandoned, StorePayloads, load_settings
 from app.llm.story import Wiring
 from app.llm.telemetry import EVENT_READY, Metrics, Telemetry
 
@@ -56,7 +57,7 @@ async def build_llm_service(
         LLMSettingsError: A setting is wrong.
         LLMLedgerError: The database is away, or its tables do not fit.
     """
-    settings = settings or load_settings()
+    settings = in_force(settings or load_settings())
     telemetry = Telemetry(
         metrics=metrics,
         redactor=Redactor(secrets=settings.secrets(), more=redact),
@@ -65,13 +66,15 @@ async def build_llm_service(
     catalog = Catalog.from_settings(settings)
     await _load_prices(catalog)
     async with AsyncExitStack() as stack:
-        knowledge = _knowledge(catalog, settings, telemetry, asks=client is None)
+        knowledge = _knowledge(
+            catalog, settings, telemetry, asks=client is None and settings.mode is LLMMode.LIVE
+        )
         stack.push_async_callback(knowledge.close)
         repo, join = await _ledger(settings, telemetry, stack)
         service = LLMService(
             Wiring(
                 settings=settings,
-                client=client or _client(settings, telemetry),
+                client=client or _client_of_mode(settings, telemetry),
                 repo=repo,
                 catalog=catalog,
                 knowledge=knowledge,
@@ -286,6 +289,18 @@ def _describer(settings: LLMSettings) -> Describer:
     from app.llm.wire.describing import OllamaDescriber  # noqa: PLC0415
 
     return OllamaDescriber(settings)
+
+
+def _client_of_mode(settings: LLMSettings, telemetry: Telemetry) -> ChatClient:
+    """Return the way to the providers, to a cassette, or to both."""
+    if settings.mode is LLMMode.LIVE:
+        return _client(settings, telemetry)
+    from app.llm.cassettes.clients import CassetteClient, RecordingClient  # noqa: PLC0415  # tests only
+    from app.llm.cassettes.held import playing, recording  # noqa: PLC0415
+
+    if settings.mode is LLMMode.REPLAY:
+        return CassetteClient(playing(settings), telemetry.redact)
+    return RecordingClient(_client(settings, telemetry), recording(settings), telemetry.redact)
 
 
 def _client(settings: LLMSettings, telemetry: Telemetry) -> ChatClient:

@@ -16,6 +16,7 @@ from typer.main import get_command
 from app.cli import (
     batch,
     budgets,
+    cassette,
     chat,
     config,
     costs,
@@ -54,6 +55,7 @@ cli.command()(doctor.doctor)
 cli.command()(models.models)
 cli.command()(pull.pull)
 cli.command()(warmup.warmup)
+cli.add_typer(cassette.group, name="cassette")
 
 
 @dataclass(slots=True)

@@ -62,7 +62,11 @@ def _told(done: "Tally") -> str:
     facts = [f"{done.lines:,} line{'' if done.lines == 1 else 's'}: {answered:,} answered"]
     if done.answered_before:
         facts.append(f"{done.answered_before:,} of them before")
-    for name, said in (("replay", "replayed"), ("cache", "from the cache")):
+    for name, said in (
+        ("replay", "replayed"),
+        ("cache", "from the cache"),
+        ("cassette", "from the cassette"),
+    ):
         if done.served_from[name]:
             facts.append(f"{done.served_from[name]:,} {said}")
     facts.append(f"{done.failed:,} failed")

@@ -13,6 +13,7 @@ LLMError
 │   ├── LLMKeyUnavailable         a key was given but runs are not persisted
 │   ├── LLMAnswerNotStored        the key was executed, only hashes were kept
 │   ├── LLMBudgetExceeded         the workspace has spent what it may in this day or month
+│   ├── LLMCassetteMiss           a cassette has no answer to this request; nothing was sent
 │   └── LLMOutcomeUnknown         the owner of the key died and the settings forbid a takeover
 ├── LLMProviderError              a provider answered badly or not at all
 │   ├── LLMUnavailable            refused, reset, 5xx
@@ -166,6 +167,12 @@ class LLMBudgetExceeded(LLMContractError):
     """A send does not fit under a budget of its workspace: `per`, `period`, `measure`, `limit`, `spent`, `reserved`, `needed`, `begins_anew_at`, `retry_after_s`. Candidates that cost nothing are not held back by dollars."""
 
     code = "budget_exceeded"
+
+
+class LLMCassetteMiss(LLMContractError):
+    """A cassette (`cassette`) has no answer to this request, or none that is left: `nearest` is the recorded request that is most like it, `line` its line, `path` where they differ first."""
+
+    code = "cassette_miss"
 
 
 class LLMOutcomeUnknown(LLMContractError):

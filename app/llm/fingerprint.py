@@ -97,7 +97,12 @@ def prompt_sha256(request: LLMRequest) -> str:
     """
     held, call_ids = vars(request), dict[str, int]()
     said = [name for name, usual in _USUAL.items() if held[name] is not usual and held[name] != usual]
-    return _digest("prompt", _UNSAID | {name: _canonical(held[name], call_ids) for name in said})
+    return content_sha256({name: _canonical(held[name], call_ids) for name in said})
+
+
+def content_sha256(said: dict[str, Any]) -> str:
+    """Return the `prompt_sha256` of a request of whose `canonical` form this is the content; what is unsaid may lack."""
+    return _digest("prompt", _UNSAID | said)
 
 
 def request_sha256(request: LLMRequest, *, prompt: str | None = None) -> str:
@@ -139,6 +144,16 @@ def canonical(request: LLMRequest) -> dict[str, Any]:
     hashed = [name for name, kind in FIELDS[LLMRequest].items() if kind is not Kind.EXCLUDED]
     body = {name: _canonical(getattr(request, name), call_ids) for name in hashed}
     return {**body, "constraints": _limits(request.constraints)}
+
+
+def canonical_content(request: LLMRequest) -> dict[str, Any]:
+    """Return that part of `canonical` which `prompt_sha256` is made of, without what the request leaves unsaid."""
+    whole = canonical(request)
+    return {
+        name: whole[name]
+        for name in _CONTENT[LLMRequest]
+        if name not in _UNSAID or whole[name] != _UNSAID[name]
+    }
 
 
 def candidate_sha256(*, provider: LLMProvider, model: str, api_base: str, options: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ from app.llm.budgets import BudgetBook, Reservation
 from app.llm.candidates import Candidate, ModelFacts, RouteDecision
 from app.llm.deltas import OnDelta, Parts
 from app.llm.errors import LLMError
-from app.llm.types import Attempt, CacheMode, FinishReason, LLMRequest, LLMResponse, TokenUsage
+from app.llm.types import Attempt, CacheMode, FinishReason, LLMRequest, LLMResponse, ServedFrom, TokenUsage
 
 
 class Clock(Protocol):
@@ -47,6 +47,8 @@ class ProviderReply:
     finish_reason: FinishReason
     usage: TokenUsage
     http_status: int | None = 200
+    served_from: ServedFrom = ServedFrom.LIVE
+    """`LIVE`, or `CASSETTE` if it was said to somebody else, before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,9 @@ class ChatClient(Protocol):
             listener: Who is given the answer as it arrives; None asks for the whole at once.
 
         Raises:
-            LLMProviderError: With `provider`, `model`, and `http_status`, `retry_after_s`, `usage` where known.
+            LLMProviderError: With `provider`, `model`, and `http_status`, `retry_after_s`, `usage` where known; one out
+                of a cassette says so in `served_from`.
+            LLMCassetteMiss: Nobody may be asked, and no answer is recorded.
         """
         ...
 

@@ -32,7 +32,7 @@ def live(
         provider=candidate.provider,
         model=candidate.model,
         run_id=run.run_id,
-        served_from=ServedFrom.LIVE,
+        served_from=reply.served_from,
         route=tuple(run.route.summary()),
         attempts=tuple(attempts),
         persisted=persisted,

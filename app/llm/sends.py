@@ -13,6 +13,7 @@ from app.llm.deltas import Answering, Delta, Tell
 from app.llm.errors import (
     LLMBudgetExceeded,
     LLMCancelled,
+    LLMCassetteMiss,
     LLMError,
     LLMInternal,
     LLMProviderError,
@@ -141,7 +142,7 @@ class Sends:
             names = {"provider": candidate.provider.value, "model": candidate.model}
             if isinstance(verdict, Again):
                 self.telemetry.retried(**names)
-                await self.deadline.clock.sleep_s(verdict.delay_s)
+                await self._rest(error, verdict.delay_s)
             elif isinstance(verdict, Stop) or following is None:
                 raise self.final(last or error, verdict.retry_after_s if isinstance(verdict, Stop) else None)
             else:
@@ -165,6 +166,10 @@ class Sends:
             error, sends_total=tries, sends_here=tries_here, left_s=self.deadline.left_s(),
             has_next=has_next, jitter=self.jitter(),
         )  # fmt: skip
+
+    async def _rest(self, error: LLMError, delay_s: float) -> None:
+        """Wait before the next send to the same candidate; one out of a cassette needs no rest."""
+        await self.deadline.clock.sleep_s(0 if "served_from" in error.facts else delay_s)
 
     def _following(self, error: LLMError, position: int) -> int | None:
         kept = self.run.route.kept
@@ -193,6 +198,8 @@ class Sends:
             )
         except (LLMProviderError, asyncio.CancelledError) as error:
             self._ended(send, error)
+            raise
+        except LLMCassetteMiss:  # nothing was sent
             raise
         except Exception as defect:  # even then a send that happened is recorded
             sent = send.begun is not None

@@ -16,6 +16,7 @@ from app.llm.errors import LLMSettingsError
 from app.llm.fields import PREFIX, CommaList
 from app.llm.fields.anthropic import AnthropicFields
 from app.llm.fields.budgets import BudgetFields
+from app.llm.fields.cassette import CassetteFields, LLMMode
 from app.llm.fields.gemini import GeminiFields
 from app.llm.fields.groq import GroqFields
 from app.llm.fields.ledger import CacheMatch, LedgerFields, OnAbandoned, OnInProgress, StorePayloads
@@ -31,6 +32,7 @@ __all__ = [
     "FALLBACK_CODES",
     "PREFIX",
     "CacheMatch",
+    "LLMMode",
     "LLMSettings",
     "LiteLLMLane",
     "OnAbandoned",
@@ -78,6 +80,7 @@ class LLMSettings(
     GroqFields,
     BudgetFields,
     LedgerFields,
+    CassetteFields,
 ):
     """Settings from `LLM_` variables, a `.env` file in the working directory, or the routing file that they name."""
 

@@ -94,11 +94,13 @@ class FinishReason(StrEnum):
 
 
 class ServedFrom(StrEnum):
-    """Where an answer came from: a provider, the run of the same key, or the content cache."""
+    """Where an answer came from: a provider, the run of the same key, the content cache, or the cassette of a test."""
 
     LIVE = "live"
     REPLAY = "replay"
     CACHE = "cache"
+    CASSETTE = "cassette"
+    """What a provider said when it was recorded, with its usage and cost of then."""
 
 
 class CacheMode(StrEnum):

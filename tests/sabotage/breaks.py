@@ -4,6 +4,7 @@ from tests.sabotage.agent_breaks import AGENT_BREAKS
 from tests.sabotage.budget_breaks import BUDGET_BREAKS
 from tests.sabotage.cache_breaks import CACHE_BREAKS
 from tests.sabotage.call_breaks import CALL_BREAKS
+from tests.sabotage.cassette_breaks import CASSETTE_BREAKS
 from tests.sabotage.checked_breaks import CHECKED_BREAKS
 from tests.sabotage.config_breaks import CONFIG_BREAKS
 from tests.sabotage.doctor_breaks import DOCTOR_BREAKS
@@ -40,4 +41,5 @@ BREAKS: tuple[Break, ...] = (
     *RESUMED_BREAKS,
     *BUDGET_BREAKS,
     *DOCTOR_BREAKS,
+    *CASSETTE_BREAKS,
 )  # fmt: skip

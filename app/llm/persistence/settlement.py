@@ -18,12 +18,14 @@ from app.llm.persistence.models import SUCCEEDED
 from app.llm.ports import Done, Failure, NewRun, Success
 from app.llm.pricing import FREE, Price, price_for, price_of
 from app.llm.responses import paid
-from app.llm.types import Attempt, LLMResponse, TokenUsage
+from app.llm.types import Attempt, LLMResponse, ServedFrom, TokenUsage
 
 MAX_ERROR_CHARS = 500
 MAX_INT = 2**63 - 1
 MAX_SMALL_INT = 2**31 - 1
 MAX_COST_USD = Decimal(10**6)
+_PROVIDER, _CASSETTE = "provider", "cassette"
+"""Who counted the tokens, and when: now, or when the call was recorded."""
 
 Values = dict[str, Any]
 
@@ -65,7 +67,7 @@ def of_success(  # facts of the run, choices of the settings
     values |= {
         "status": SUCCEEDED, "provider": response.provider.value, "model": response.model,
         "candidate_sha256": success.candidate_sha256, "finish_reason": response.finish_reason.value,
-        **_tokens(response.usage),
+        **_tokens(response.usage, _CASSETTE if response.served_from is ServedFrom.CASSETTE else _PROVIDER),
         "source_run_id": success.source_run_id, "cost_usd": storable_cost(response.cost_usd),
         "expires_s": key_ttl_s if run.idempotency_key else None,
         "request_payload": texts[0][0] if keep else None, "response_payload": texts[1][0] if keep else None,
@@ -159,11 +161,11 @@ def _common(run: NewRun, owner: str, attempts: Any, queue_wait_ms: float, latenc
     }  # fmt: skip
 
 
-def _tokens(usage: TokenUsage) -> Values:
+def _tokens(usage: TokenUsage, source: str = _PROVIDER) -> Values:
     total = usage.total_tokens
     return {
         "input_tokens": _count(usage.input_tokens), "output_tokens": _count(usage.output_tokens),
-        "total_tokens": _count(total), "usage_source": None if total is None else "provider",
+        "total_tokens": _count(total), "usage_source": None if total is None else source,
     }  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from app.llm.fingerprint import candidate_sha256
 from app.llm.providers import anthropic, gemini, groq, ollama, openai
 from app.llm.providers.listings import Inquiry, ListedModel
 from app.llm.providers.own import OwnProvider
-from app.llm.settings import LLMSettings
+from app.llm.settings import LLMMode, LLMSettings
 from app.llm.types import LLMProfile, LLMProvider, LLMRequest, WireFormat
 
 __all__ = ["NOTHING_LEARNED", "PROVIDERS", "Catalog", "OwnProvider", "ProviderFacts", "known", "known_caps"]
@@ -207,7 +207,7 @@ def _candidate(
         model=model,
         caps=learned.get(name) or known_caps(settings, provider, model),
         local=facts.local(settings, model),
-        usable=facts.usable(settings),
+        usable=settings.mode is LLMMode.REPLAY or facts.usable(settings),  # a cassette asks for no key
         enabled=provider not in settings.providers_off,
         identity=candidate_sha256(
             provider=provider,

@@ -28,9 +28,9 @@ def model_response(
     """Return the answer with its provenance and its step in `metadata` and failed sends in `failed_attempts`.
 
     Usage and cost are those of this call: zero for a replay or a hit, whose `metadata["original_usage"]` says
-    what the answer took when it was made.
+    what the answer took when it was made. One out of a cassette looks as it did when it was recorded.
     """
-    live = response.served_from is ServedFrom.LIVE
+    live = response.served_from in {ServedFrom.LIVE, ServedFrom.CASSETTE}
     return pai.ModelResponse(
         parts=_parts(response),
         usage=_usage(response.original_usage if live else NO_USAGE, response.cost_usd if live else FREE),

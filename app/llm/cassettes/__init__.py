@@ -1,0 +1,1 @@
+"""Calls of tests, recorded once and replayed ever after without a socket."""
