@@ -21,6 +21,7 @@ from app.llm.fields.ledger import CacheMatch, LedgerFields, OnAbandoned, OnInPro
 from app.llm.fields.ollama import OllamaFields
 from app.llm.fields.openai import OpenAIFields
 from app.llm.fields.own import known_providers, own_fields
+from app.llm.fields.rates import RateFields
 from app.llm.fields.routing_file import RoutingFileFields
 from app.llm.routing_file import Origins
 from app.llm.schemas import SchemaMismatch
@@ -69,7 +70,14 @@ class LiteLLMLane(StrEnum):
 
 
 class LLMSettings(
-    RoutingFileFields, OllamaFields, GeminiFields, OpenAIFields, AnthropicFields, GroqFields, LedgerFields
+    RoutingFileFields,
+    OllamaFields,
+    GeminiFields,
+    OpenAIFields,
+    AnthropicFields,
+    GroqFields,
+    RateFields,
+    LedgerFields,
 ):
     """Settings from `LLM_` variables, a `.env` file in the working directory, or the routing file that they name."""
 

@@ -11,6 +11,7 @@ from tests.sabotage.ledger_breaks import LEDGER_BREAKS
 from tests.sabotage.patch import Break
 from tests.sabotage.postgres_breaks import POSTGRES_BREAKS
 from tests.sabotage.provider_breaks import PROVIDER_BREAKS
+from tests.sabotage.rate_breaks import RATE_BREAKS
 from tests.sabotage.schema_breaks import SCHEMA_BREAKS
 from tests.sabotage.spool_breaks import SPOOL_BREAKS
 from tests.sabotage.stage_breaks import STAGE_BREAKS
@@ -28,4 +29,5 @@ BREAKS: tuple[Break, ...] = (
     *CONFIG_BREAKS,
     *PROVIDER_BREAKS,
     *USAGE_BREAKS,
+    *RATE_BREAKS,
 )  # fmt: skip
