@@ -17,6 +17,7 @@ from app.llm.persistence.models import LLMRate
 from app.llm.persistence.rates import SharedMeter
 from app.llm.telemetry import Telemetry
 from app.llm.types import LLMProvider
+from tests.support.clocks import settled
 from tests.support.ledger import Outside, request, route_of
 from tests.support.service import Faulty
 
@@ -149,12 +150,13 @@ async def test_who_is_cancelled_while_it_asks_leaves_no_place_taken(processes: P
     other = processes.meter()
     executor.gates["_take"] = asyncio.Event()
     asking = [asyncio.create_task(meter.ask(FIRST, 1)) for _ in range(20)]
-    await asyncio.sleep(0)
+    await settled()
     for each in asking:
         each.cancel()
     assert all(isinstance(each, asyncio.CancelledError) for each in await _ended(asking))
     executor.gates.pop("_take").set()
     await meter.close()
+    await processes.pass_s(60)  # more than all of them took to ask, and far less than a place
     assert await taken([other], 20) == HOURLY.burst
 
 

@@ -97,7 +97,7 @@ async def test_tokens_count_by_estimate_until_the_answer_says_how_many_they_were
     async with quick(db_url, stubs, QuickClock(), **few) as rigged:
         for _ in range(20):
             await rigged.llm.chat(request(max_output_tokens=900, timeout_s=1.5))
-        stubs.ollama.always(Reply.text("yes", usage=(5, 50_000)))
+        stubs.ollama.always(Reply.text("yes", usage=(5, 7_000)))
         await rigged.llm.chat(request(timeout_s=1.5))
         with pytest.raises(LLMOverRate):
             await rigged.llm.chat(request(timeout_s=HASTY_S))
