@@ -119,7 +119,7 @@ async def test_who_cannot_wait_so_long_is_told_at_once_when_to_come_back():
     waiting = [Caller(rates) for _ in range(4)]
     await settled()
     with pytest.raises(LLMOverRate, match=r"LLM_OLLAMA_REQUESTS_PER_MINUTE.*nothing was sent") as caught:
-        await rates.turn(FIRST, tokens=1, patience_s=2.5)
+        rates.turn(FIRST, tokens=1, patience_s=2.5).send(None)  # before it waits for anything
     error = caught.value
     assert (error.retry_after_s, error.facts["provider"], error.facts["model"]) == (3.0, OLLAMA, "first")
     assert (error.retryable, error.fallback, error.possibly_paid) == (False, True, False)
