@@ -215,6 +215,9 @@ class Rates:
         return None if told is None else Turn(self._meter, line, asking, told)
 
     async def _reach_door(self, line: "_Line", asking: "_Asking") -> None:
+        if not line.door.locked():
+            await line.door.acquire()  # at once
+            return
         left_s = asking.until_s - self._clock.monotonic_s()
         try:
             async with asyncio.timeout(max(left_s, 0.0)):

@@ -7,9 +7,10 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from app.llm.client_litellm import LiteLLMClient
-from app.llm.errors import LLMLedgerUnavailable, LLMOverRate, LLMRateLimited
+from app.llm.errors import LLMLedgerBusy, LLMLedgerUnavailable, LLMOverRate, LLMRateLimited
 from app.llm.limits import Limits
 from app.llm.pacing import Rate, quotas_of
 from app.llm.persistence.rates import SharedMeter
@@ -105,7 +106,8 @@ async def test_tokens_count_by_estimate_until_the_answer_says_how_many_they_were
 
 
 @pytest.mark.parametrize("name", ["ollama:first", "gemini:second"])
-async def test_a_429_with_a_time_holds_other_calls_back(db_url: str, stubs: Stubs, name: str):
+async def test_a_429_with_a_time_holds_other_calls_back(db_url: str, stubs: Stubs, name: str, caplog: Any):
+    caplog.set_level("INFO", logger="signalbox")
     stub, clock = stubs.of(name), QuickClock()
     stub.script(Reply.rate_limited(30))
     async with quick(db_url, stubs, clock, profile_balanced=name) as rigged:
@@ -119,6 +121,7 @@ async def test_a_429_with_a_time_holds_other_calls_back(db_url: str, stubs: Stub
         await rigged.llm.chat(request())
     assert stub.sends == 2
     assert HASTY_S < sum(clock.slept) <= 30
+    assert caplog.text.count('"event":"llm_told_to_wait"') == 1
 
 
 async def test_a_call_in_the_queue_for_a_slot_does_not_run_into_the_wall_either(
@@ -192,3 +195,21 @@ async def test_nothing_is_sent_that_cannot_be_counted(db_url: str, stubs: Stubs,
     failed, answered = await outside.runs()
     assert (failed["status"], failed["error_code"]) == ("FAILED", "ledger_unavailable")
     assert answered["status"] == "SUCCEEDED"
+
+
+async def test_a_joined_view_counts_with_the_others_where_its_session_does_not_lock_them_out(
+    db_url: str, stubs: Stubs, engine: AsyncEngine
+):
+    """On one SQLite file nobody else can write while the session does, the meter included."""
+    shared = {"shared_rates": True, "ledger_timeout_s": 0.2, **ONE}
+    async with wired(db_url, stubs, **shared) as llm, AsyncSession(engine) as session:
+        await llm.warm_up()
+        if db_url.startswith("sqlite"):
+            with pytest.raises(LLMLedgerBusy):
+                await llm.joined(session).chat(request())
+        else:
+            await llm.joined(session).chat(request())
+            with pytest.raises(LLMOverRate):
+                await llm.chat(request(timeout_s=HASTY_S))
+        await session.commit()
+    assert stubs.ollama.sends == (0 if db_url.startswith("sqlite") else 1)

@@ -3,13 +3,22 @@
 import asyncio
 import random
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from app.llm.candidates import Candidate
-from app.llm.errors import LLMLedgerUnavailable, LLMOverRate, LLMQueueFull, LLMRateLimited, LLMUnavailable
-from app.llm.pacing import LocalMeter, Quota, Rate, Told
+from app.llm.errors import (
+    LLMLedgerUnavailable,
+    LLMOverRate,
+    LLMQueueFull,
+    LLMRateLimited,
+    LLMSettingsError,
+    LLMUnavailable,
+)
+from app.llm.fields.own import _fields
+from app.llm.pacing import LocalMeter, Quota, Rate, Told, quotas_of
 from app.llm.rates import LONGEST_HOLD_S, NO_WAIT, Rates, tokens_of
 from app.llm.settings import LLMSettings, load_settings
 from app.llm.testing.client import text_reply
@@ -366,3 +375,36 @@ def test_the_settings_say_who_has_which_rate():
     assert rates._quotas[OLLAMA].requests == Rate.per_minute(60)
     assert rates._quotas[LLMProvider.GROQ].tokens == Rate.per_minute(6000)
     assert rates._queue == 7
+
+
+def test_a_routing_file_may_say_so_too(tmp_path: Path):
+    (tmp_path / "routing.yaml").write_text(
+        "providers:\n  groq:\n    requests_per_minute: 30\n    tokens_per_minute: 6000\nshared_rates: on\n"
+    )
+    settings = load_settings(config_file=tmp_path / "routing.yaml")
+    assert quotas_of(settings, [LLMProvider.GROQ, OLLAMA]) == {
+        LLMProvider.GROQ: Quota(requests=Rate.per_minute(30), tokens=Rate.per_minute(6000))
+    }
+    assert settings.shared_rates
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"groq_requests_per_minute": 0}, "LLM_GROQ_REQUESTS_PER_MINUTE"),
+        ({"shared_rates": True, "persist_runs": False}, "LLM_SHARED_RATES=true: needs LLM_PERSIST_RUNS=true"),
+        ({"concurrency_min": 0}, "LLM_CONCURRENCY_MIN"),
+    ],
+)
+def test_what_cannot_be_kept_is_refused_at_start(values: dict[str, Any], named: str):
+    with pytest.raises(LLMSettingsError, match=named):
+        load_settings(**values)
+
+
+def test_a_provider_of_ones_own_has_rates_as_well():
+    class Lighthouse:
+        default_model, default_api_base = "beam", "http://localhost:1"
+
+    assert {"lighthouse_requests_per_minute", "lighthouse_tokens_per_minute"} <= set(
+        _fields("lighthouse", Lighthouse).model_fields
+    )
