@@ -16,9 +16,11 @@ from app.llm.cassettes.held import in_force
 from app.llm.endpoints import payload_keys
 from app.llm.errors import LLMLedgerUnavailable, LLMSettingsError
 from app.llm.knowledge import Knowledge
+from app.llm.pacing import quotas_of
 from app.llm.ports import ChatClient, Describer, LLMRunRepo
 from app.llm.pricing import preload
-from app.llm.providers import Catalog
+from app.llm.providers import Catalog, known
+from app.llm.rates import Rates
 from app.llm.redaction import Redactor
 from app.llm.service import LLMService
 from app.llm.settings import LLMMode, LLMSettings, OnAbandoned, StorePayloads, load_settings
@@ -70,7 +72,7 @@ async def build_llm_service(
             catalog, settings, telemetry, asks=client is None and settings.mode is LLMMode.LIVE
         )
         stack.push_async_callback(knowledge.close)
-        repo, join = await _ledger(settings, telemetry, stack)
+        repo, join, executor = await _ledger(settings, telemetry, stack)
         service = LLMService(
             Wiring(
                 settings=settings,
@@ -81,6 +83,7 @@ async def build_llm_service(
                 clock=CLOCK,
                 new_id=new_id,
                 telemetry=telemetry,
+                rates=_shared_rates(settings, telemetry, executor, stack),
                 join=join,
             )
         )
@@ -230,12 +233,12 @@ def payload_codec(settings: LLMSettings) -> "Codec":
 
 async def _ledger(
     settings: LLMSettings, telemetry: Telemetry, stack: AsyncExitStack
-) -> tuple[LLMRunRepo, Callable[[Any], LLMRunRepo] | None]:
+) -> tuple[LLMRunRepo, Callable[[Any], LLMRunRepo] | None, "Executor | None"]:
     if not settings.persist_runs:
         from app.llm.persistence.memory import MAX_ANSWERS, MemoryRunRepo  # noqa: PLC0415
 
         kept = MAX_ANSWERS if settings.cache_enabled else 0
-        return MemoryRunRepo(clock=CLOCK, cache_ttl_s=settings.cache_ttl_s, max_answers=kept), None
+        return MemoryRunRepo(clock=CLOCK, cache_ttl_s=settings.cache_ttl_s, max_answers=kept), None, None
     from app.llm.persistence.autonomous import AutonomousRunRepo  # noqa: PLC0415
     from app.llm.persistence.repo import SqlAlchemyLLMRunRepo  # noqa: PLC0415
 
@@ -260,7 +263,20 @@ async def _ledger(
             session, rules, keep_payloads=keep, telemetry=telemetry, timeout_s=settings.ledger_timeout_s
         )
 
-    return repo, join
+    return repo, join, executor
+
+
+def _shared_rates(
+    settings: LLMSettings, telemetry: Telemetry, executor: "Executor | None", stack: AsyncExitStack
+) -> Rates | None:
+    """Return rates that are counted in the ledger's database; None where each process counts its own."""
+    if executor is None or not settings.shared_rates:
+        return None
+    from app.llm.persistence.rates import SharedMeter  # noqa: PLC0415
+
+    meter = SharedMeter(executor, quotas_of(settings, known()), telemetry=telemetry)
+    stack.push_async_callback(meter.close)
+    return Rates.from_settings(settings, CLOCK, meter=meter)
 
 
 def _spool(settings: LLMSettings) -> "Spool":

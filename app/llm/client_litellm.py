@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from app.core.deadlines import Deadlines, Within
+from app.llm.adapting import strain
+from app.llm.breaker import FAIR_SHARE
 from app.llm.candidates import Candidate
 from app.llm.errors import LLMAuth, LLMInternal, LLMProviderError, LLMTimeout
 from app.llm.limits import Limits, Slot
@@ -86,6 +88,7 @@ class LiteLLMClient:
         self._max_reply_bytes = max_reply_bytes
         self._lanes: Lanes | None = None
         self._lanes_lock = threading.Lock()
+        self._patience_s = FAIR_SHARE * min(settings.attempt_timeout_s, settings.default_timeout_s)
         self._deadlines = Deadlines()
 
     async def send(
@@ -105,6 +108,8 @@ class LiteLLMClient:
         idle_s = self._settings.stream_idle_timeout_s
         outlet = None if listener is None else Outlet(listener, limit, idle_s=idle_s)
         outcome = await self._outcome(request, candidate, _Way(slot, limit, timeout_s, on_send, outlet))
+        had_s = timeout_s - slot.waited_ms / 1000
+        slot.report(strain(outcome, had_s=had_s, patience_s=self._patience_s))
         if isinstance(outcome, LLMProviderError):
             # Here, where no exception is handled and no frame knows the key: chains and tracebacks get logged.
             raise outcome.with_traceback(None) from None

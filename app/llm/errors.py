@@ -19,6 +19,7 @@ LLMError
 │   ├── LLMUnavailable            refused, reset, 5xx
 │   ├── LLMTimeout                no complete answer in time
 │   ├── LLMRateLimited            429
+│   │   └── LLMOverRate           it would be one too many now; nothing was sent
 │   ├── LLMQueueFull              too many calls wait for a slot already; nothing was sent
 │   ├── LLMBadRequest             400-class: the request itself is refused
 │   ├── LLMContextExceeded        the prompt does not fit
@@ -212,8 +213,15 @@ class LLMRateLimited(LLMProviderError):
     fallback = True
 
 
+class LLMOverRate(LLMRateLimited):
+    """The provider may not be asked yet, by its rates or its own word: `retry_after_s` says when. Nothing was sent."""
+
+    code = "over_rate"
+    retryable = False
+
+
 class LLMQueueFull(LLMProviderError):
-    """Too many calls wait for a slot of this provider: `run_ids` of the workspace and `others` hold them. Nothing was sent."""
+    """Too many calls wait for this provider: `run_ids` of the workspace and `others` hold its slots. Nothing was sent."""
 
     code = "queue_full"
     fallback = True

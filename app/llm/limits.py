@@ -2,9 +2,11 @@
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Mapping
 from typing import NamedTuple, Self
 
+from app.llm.adapting import Width
 from app.llm.errors import LLMQueueFull
 from app.llm.providers import known
 from app.llm.settings import LLMSettings
@@ -17,13 +19,22 @@ MAX_NAMED = 5
 class Limits:
     """Slots per provider and over all providers; first come, first served; the queue is bounded too.
 
-    Each event loop has slots of its own: one process normally runs one loop.
+    Each event loop has slots of its own: one process normally runs one loop. A provider that is overloaded has fewer
+    of them for a while, but `least`; None leaves them as they are.
     """
 
-    def __init__(self, *, total: int, per_provider: Mapping[LLMProvider, int], queue: int = 1000) -> None:
+    def __init__(
+        self,
+        *,
+        total: int,
+        per_provider: Mapping[LLMProvider, int],
+        queue: int = 1000,
+        least: int | None = None,
+    ) -> None:
         self._total = total
         self._per_provider = dict(per_provider)
         self._queue = queue
+        self._least = least
         self._gates: dict[asyncio.AbstractEventLoop, _Gates] = {}
 
     @classmethod
@@ -35,6 +46,7 @@ class Limits:
                 provider: getattr(settings, f"{provider}_concurrency_limit") for provider in known()
             },
             queue=settings.queue_limit,
+            least=settings.concurrency_min,
         )
 
     def slot(self, provider: LLMProvider, run_id: str, workspace_id: str) -> "Slot":
@@ -58,7 +70,7 @@ class Limits:
         gates = self._gates.get(loop)
         if gates is None:
             self._gates = {each: gates for each, gates in self._gates.items() if not each.is_closed()}
-            gates = self._gates[loop] = _Gates(self._total, self._per_provider)
+            gates = self._gates[loop] = _Gates(self._total, self._per_provider, self._least)
         return gates
 
 
@@ -72,19 +84,71 @@ class _Holder(NamedTuple):
 class _Gates:
     """The slots of one event loop."""
 
-    def __init__(self, total: int, per_provider: Mapping[LLMProvider, int]) -> None:
+    def __init__(self, total: int, per_provider: Mapping[LLMProvider, int], least: int | None) -> None:
         self.total = asyncio.Semaphore(total)
-        self.of = {provider: _Gate(provider, slots) for provider, slots in per_provider.items()}
+        self.of = {
+            provider: _Gate(provider, Width(slots if least is None else least, slots))
+            for provider, slots in per_provider.items()
+        }
+
+
+class _Slots:
+    """A semaphore whose size may change; first come, first served."""
+
+    __slots__ = ("_waiters", "size", "taken")
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.taken = 0
+        self._waiters: deque[asyncio.Future[None]] = deque()
+
+    def locked(self) -> bool:
+        """Return whether whoever comes now has to wait."""
+        return self.taken >= self.size or bool(self._waiters)
+
+    async def acquire(self) -> None:
+        """Take one, as soon as it is this caller's turn."""
+        if not self.locked():
+            self.taken += 1
+            return
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        try:
+            await waiter
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled():  # it was given one meanwhile
+                self.release()
+            elif waiter in self._waiters:
+                self._waiters.remove(waiter)
+            raise
+
+    def release(self) -> None:
+        """Give one back."""
+        self.taken -= 1
+        self._hand_on()
+
+    def resize(self, size: int) -> None:
+        """Have so many from now on; those that are taken beyond that are not handed on."""
+        self.size = size
+        self._hand_on()
+
+    def _hand_on(self) -> None:
+        while self._waiters and self.taken < self.size:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                self.taken += 1
+                waiter.set_result(None)
 
 
 class _Gate:
     """The slots of one provider in one event loop, who holds them, and how many wait."""
 
-    __slots__ = ("held", "provider", "slots", "waiting")
+    __slots__ = ("held", "provider", "slots", "waiting", "width")
 
-    def __init__(self, provider: LLMProvider, slots: int) -> None:
+    def __init__(self, provider: LLMProvider, width: Width) -> None:
         self.provider = provider
-        self.slots = asyncio.Semaphore(slots)
+        self.width = width
+        self.slots = _Slots(width.now)
         self.held: list[_Holder] = []
         self.waiting = 0
 
@@ -110,13 +174,29 @@ class _Gate:
 class Slot:
     """One slot: asked for when entered, given back when left. A class, since generators cost a tenth of a send."""
 
-    __slots__ = ("_gate", "_holder", "_queue", "_total")
+    __slots__ = ("_era", "_full", "_gate", "_holder", "_queue", "_total", "waited_ms")
 
     def __init__(self, gate: _Gate, total: asyncio.Semaphore, holder: _Holder, queue: int) -> None:
         self._gate = gate
         self._total = total
         self._holder = holder
         self._queue = queue
+        self._era: int | None = None
+        self._full = False
+        self.waited_ms = 0.0
+        """How long it took to get."""
+
+    def report(self, strained: bool | None) -> None:  # noqa: FBT001  # what there is to say
+        """Say, once it was given back, whether the provider had too much to do; None where that is not known."""
+        width = self._gate.width
+        if self._era is None or strained is None:
+            return
+        if strained:
+            width.overloaded(self._era)
+        elif self._full:
+            width.answered()
+        if width.now != self._gate.slots.size:
+            self._gate.slots.resize(width.now)
 
     async def __aenter__(self) -> float:
         gate = self._gate
@@ -132,9 +212,12 @@ class Slot:
         finally:
             gate.waiting -= 1
         gate.held.append(self._holder)
-        return (time.monotonic() - asked_at) * 1000
+        self._era = gate.width.era
+        self.waited_ms = (time.monotonic() - asked_at) * 1000
+        return self.waited_ms
 
     async def __aexit__(self, *_: object) -> None:
+        self._full = self._gate.slots.taken >= self._gate.slots.size
         self._gate.held.remove(self._holder)
         self._total.release()
         self._gate.slots.release()

@@ -158,6 +158,18 @@ def acceptable_next(error: LLMError, failed: Candidate, candidate: Candidate) ->
     return True
 
 
+def turn_patience_s(*, total_s: float, left_s: float, candidates_to_come: int) -> float:
+    """Return the seconds that a send may wait for its turn, so that time is left for it and for those after it.
+
+    Args:
+        total_s: The whole call's time.
+        left_s: What remains of it.
+        candidates_to_come: Kept candidates after this one; each keeps back 20 % of `total_s`.
+    """
+    share_s = _share_s(total_s, left_s, candidates_to_come)
+    return max(0.0, share_s - min(MIN_ATTEMPT_S, left_s / 2))
+
+
 def attempt_timeout_s(
     *, attempt_cap_s: float, total_s: float, left_s: float, candidates_to_come: int
 ) -> float:
@@ -172,5 +184,9 @@ def attempt_timeout_s(
     Returns:
         At least 1 s, yet never more than `attempt_cap_s` or `left_s`, and never less than 0.
     """
-    share_s = left_s - RESERVED_SHARE * total_s * candidates_to_come
+    share_s = _share_s(total_s, left_s, candidates_to_come)
     return max(0.0, min(attempt_cap_s, max(MIN_ATTEMPT_S, share_s), left_s))
+
+
+def _share_s(total_s: float, left_s: float, candidates_to_come: int) -> float:
+    return left_s - RESERVED_SHARE * total_s * candidates_to_come

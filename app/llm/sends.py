@@ -16,12 +16,14 @@ from app.llm.errors import (
     LLMCassetteMiss,
     LLMError,
     LLMInternal,
+    LLMOverRate,
     LLMProviderError,
     LLMTimeout,
     LLMUnavailable,
 )
 from app.llm.ports import ChatClient, Clock, Listener, LLMRunRepo, NewRun, ProviderReply, StoredAnswer
 from app.llm.pricing import FREE, Price, price_for
+from app.llm.rates import NO_WAIT, Rates, Turn, tokens_of
 from app.llm.responses import with_stable_id
 from app.llm.retry import (
     Again,
@@ -31,6 +33,7 @@ from app.llm.retry import (
     Verdict,
     acceptable_next,
     attempt_timeout_s,
+    turn_patience_s,
 )
 from app.llm.structured.judge import Judge
 from app.llm.telemetry import Telemetry
@@ -75,12 +78,15 @@ class _Begun(NamedTuple):
 
 @dataclass(slots=True, kw_only=True)
 class _Send:
-    """One send on its way: through the queue, then to its candidate."""
+    """One send on its way: to its turn, through the queue for a slot, then to its candidate."""
 
     candidate: Candidate
-    timeout_s: float
-    """Seconds for both together."""
     asked_at_s: float
+    turn: Turn = NO_WAIT
+    turn_ms: float = 0.0
+    """How long it waited for its turn."""
+    timeout_s: float = 0.0
+    """Seconds for the queue and the send together."""
     begun: _Begun | None = None
 
 
@@ -96,6 +102,7 @@ class Sends:
     deadline: Deadline
     telemetry: Telemetry
     breaker: Breaker
+    rates: Rates
     jitter: Callable[[], float]
     cached: Callable[[Candidate], Awaitable[StoredAnswer | None]]
     """The cached answer of a fallback candidate (of any, where answers are checked), looked up before its first send."""
@@ -177,15 +184,39 @@ class Sends:
         return next((i for i in later if acceptable_next(error, kept[position], kept[i])), None)
 
     async def _ask(self, candidate: Candidate, *, to_come: int) -> ProviderReply:
-        """Send once, unless the candidate's circuit is open: before the queue for a slot, or at its end."""
-        if not self.breaker.admits(candidate.name):
-            raise _left_alone(candidate, self.breaker.closed_in_s(candidate.name))
-        request = self.run.request
+        """Send once, when it is this call's turn, unless the candidate's circuit is open: before the queues, or at their end."""
+        while True:
+            if not self.breaker.admits(candidate.name):
+                raise _left_alone(candidate, self.breaker.closed_in_s(candidate.name))
+            await self.client.warm_up(timeout_s=self.deadline.left_s())
+            send = _Send(candidate=candidate, asked_at_s=self.deadline.clock.monotonic_s())
+            with await self._turn(send, to_come):
+                try:
+                    return await self._sent(send, to_come)
+                except LLMOverRate:  # it asked to be left alone while this call waited for its slot
+                    continue
+
+    async def _turn(self, send: "_Send", to_come: int) -> Turn:
+        """Wait for the send's turn, holding nothing."""
+        if self.rates.is_free(send.candidate):
+            return NO_WAIT
+        patience_s = turn_patience_s(
+            total_s=self.deadline.total_s, left_s=self.deadline.left_s(), candidates_to_come=to_come
+        )
+        tokens = self.run.route.needs.tokens
+        try:
+            send.turn = await self.rates.turn(send.candidate, tokens=tokens, patience_s=patience_s)
+        except BaseException:
+            self._waited(send, self._since_asked_ms(send))
+            raise
+        send.turn_ms = self._since_asked_ms(send)
+        return send.turn
+
+    async def _sent(self, send: "_Send", to_come: int) -> ProviderReply:
+        request, candidate = self.run.request, send.candidate
         assert isinstance(request, LLMRequest)  # noqa: S101  # effects are not sent
-        await self.client.warm_up(timeout_s=self.deadline.left_s())
-        timeout_s = self._timeout_s(candidate, to_come)
+        send.timeout_s = timeout_s = self._timeout_s(candidate, to_come)
         await self._note(candidate)
-        send = _Send(candidate=candidate, timeout_s=timeout_s, asked_at_s=self.deadline.clock.monotonic_s())
         try:
             reply = await self.client.send(
                 self.judge.question(request, candidate),
@@ -259,12 +290,14 @@ class Sends:
         return timeout_s
 
     def _begin(self, send: "_Send", waited_ms: float) -> None:
-        """Let a send that has its slot go; while it waited, others may have found the provider dead."""
+        """Let a send that has its slot go; while it waited, others may have found the provider dead, or busy."""
         name = send.candidate.name
-        self._waited(send, waited_ms)
+        self._waited(send, send.turn_ms + waited_ms)
+        self.rates.refuse_held(send.candidate)
         permit = self.breaker.begin(name)
         if permit is None:
             raise _left_alone(send.candidate, self.breaker.closed_in_s(name))
+        send.turn.leaves()
         send.begun = _Begun(self.deadline.clock.now(), permit, send.timeout_s - waited_ms / 1000)
 
     def _waited(self, send: "_Send", waited_ms: float) -> None:
@@ -278,14 +311,21 @@ class Sends:
             outcome.possibly_paid = True
         if begun is None:
             if isinstance(outcome, LLMTimeout | asyncio.CancelledError):
-                self._waited(send, (self.deadline.clock.monotonic_s() - send.asked_at_s) * 1000)
+                self._waited(send, self._since_asked_ms(send))
             return
+        send.turn.used(tokens_of(outcome))
+        if wait_s := self.rates.heed(send.candidate, outcome):
+            names = {"provider": send.candidate.provider.value, "model": send.candidate.model}
+            self.telemetry.told_to_wait(wait_s, **names)
         self._record(send.candidate, begun.at, outcome)
         if isinstance(outcome, asyncio.CancelledError):
             self.breaker.withdraw(begun.permit)
         else:
             error = outcome if isinstance(outcome, LLMProviderError) else None
             self.breaker.report(begun.permit, error, had_s=begun.had_s)
+
+    def _since_asked_ms(self, send: "_Send") -> float:
+        return (self.deadline.clock.monotonic_s() - send.asked_at_s) * 1000
 
     def _record(self, candidate: Candidate, started_at: datetime, outcome: _Outcome) -> None:
         finished_at = self.deadline.clock.now()

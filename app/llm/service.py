@@ -143,6 +143,7 @@ class LLMService(Stages):
                 repo=self._wiring.join(session),
                 breaker=self._story.breaker,
                 knowledge=self._story.knowledge,
+                rates=self._story.rates,
             )
         )
 

@@ -23,6 +23,7 @@ from app.llm.fields.ledger import CacheMatch, LedgerFields, OnAbandoned, OnInPro
 from app.llm.fields.ollama import OllamaFields
 from app.llm.fields.openai import OpenAIFields
 from app.llm.fields.own import known_providers, own_fields
+from app.llm.fields.rates import RateFields
 from app.llm.fields.routing_file import RoutingFileFields
 from app.llm.routing_file import Origins
 from app.llm.schemas import SchemaMismatch
@@ -79,6 +80,7 @@ class LLMSettings(
     AnthropicFields,
     GroqFields,
     BudgetFields,
+    RateFields,
     LedgerFields,
     CassetteFields,
 ):

@@ -41,6 +41,7 @@ from app.llm.ports import (
     Won,
 )
 from app.llm.providers import Catalog
+from app.llm.rates import Rates
 from app.llm.retry import RetryPolicy
 from app.llm.router import LLMRouter, no_candidate
 from app.llm.sends import Sends
@@ -66,6 +67,8 @@ class Wiring:
     """Shared by the views of one service; None makes a new one, which asks nobody."""
     breaker: Breaker | None = None
     """Shared likewise."""
+    rates: Rates | None = None
+    """Shared likewise."""
     join: Callable[[Any], LLMRunRepo] | None = None
     """Makes the joined binding for a caller's session; None without persistence."""
 
@@ -79,6 +82,7 @@ class Story:
             wiring.catalog, settings, clock=wiring.clock, telemetry=wiring.telemetry
         )
         self.breaker = wiring.breaker or Breaker.from_settings(settings, wiring.clock)
+        self.rates = wiring.rates or Rates.from_settings(settings, wiring.clock)
         self.router = LLMRouter.from_settings(settings)
         self._settings = settings
         self._client = wiring.client
@@ -255,6 +259,7 @@ class Story:
             deadline=call.deadline,
             telemetry=self._telemetry,
             breaker=self.breaker,
+            rates=self.rates,
             jitter=random.random,
             cached=cached,
             learn=self.knowledge.refused,

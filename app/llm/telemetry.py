@@ -50,6 +50,7 @@ EVENT_SPOOL_UNWRITABLE = "llm_spool_unwritable"
 EVENT_LEARNED = "llm_learned"
 EVENT_MODEL_MISSING = "llm_model_missing"
 EVENT_NOT_DESCRIBED = "llm_models_not_described"
+EVENT_TOLD_TO_WAIT = "llm_told_to_wait"
 EVENT_BACKGROUND_FAULT = "llm_background_fault"
 EVENT_BUDGET_SOFT = "llm_budget_soft_limit"
 EVENT_BUDGET_EXCEEDED = "llm_budget_exceeded"
@@ -174,6 +175,10 @@ class Telemetry:
         """The same candidate is asked again."""
         if self._metrics is not None:
             self._metrics.add(RETRIES, 1, {"provider": provider, "model": model})
+
+    def told_to_wait(self, for_s: float, *, provider: str, model: str) -> None:
+        """A provider asked to be left alone: nobody asks this candidate for so long."""
+        self.event(EVENT_TOLD_TO_WAIT, provider=provider, model=model, for_s=round(for_s, 3))
 
     def fell_back(self, *, provider: str, model: str) -> None:
         """Another candidate is asked; the labels name the one that failed."""

@@ -116,5 +116,5 @@ async def _check_rows(outside: Outside, client: Observed) -> None:
 
 def _check_slots(limits: Limits) -> None:
     gates = limits._gates_of(asyncio.get_running_loop())
-    free = [gates.total._value, *(gate.slots._value for gate in gates.of.values())]
+    free = [gates.total._value, *(gate.slots.size - gate.slots.taken for gate in gates.of.values())]
     assert (free, [gate.waiting for gate in gates.of.values()]) == ([SLOTS] * len(free), [0] * len(gates.of))

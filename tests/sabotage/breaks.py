@@ -16,6 +16,7 @@ from tests.sabotage.ledger_breaks import LEDGER_BREAKS
 from tests.sabotage.patch import Break
 from tests.sabotage.postgres_breaks import POSTGRES_BREAKS
 from tests.sabotage.provider_breaks import PROVIDER_BREAKS
+from tests.sabotage.rate_breaks import RATE_BREAKS
 from tests.sabotage.resumed_breaks import RESUMED_BREAKS
 from tests.sabotage.schema_breaks import SCHEMA_BREAKS
 from tests.sabotage.spool_breaks import SPOOL_BREAKS
@@ -42,4 +43,5 @@ BREAKS: tuple[Break, ...] = (
     *BUDGET_BREAKS,
     *DOCTOR_BREAKS,
     *CASSETTE_BREAKS,
+    *RATE_BREAKS,
 )  # fmt: skip

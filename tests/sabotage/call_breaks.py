@@ -219,8 +219,8 @@ CALL_BREAKS = (
         "slow-candidate-takes-all-the-time",
         "retry",
         RETRY,
-        "share_s = left_s - RESERVED_SHARE * total_s * candidates_to_come",
-        "share_s = left_s",
+        "return left_s - RESERVED_SHARE * total_s * candidates_to_come",
+        "return left_s",
         (RETRIES + "one_send_leaves_time_for_the_candidates_after_it",),
     ),
     Break(

@@ -171,7 +171,7 @@ LEDGER_BREAKS = (
         "I9",
         "app/llm/service.py",
         "return LLMService( replace( self._wiring, repo=self._wiring.join(session), breaker=self._story.breaker, "
-        "knowledge=self._story.knowledge, ) )",
+        "knowledge=self._story.knowledge, rates=self._story.rates, ) )",
         "self._repo = self._story._repo = self._wiring.join(session)\n        return self",
         (JOINED + "a_released_savepoint_still_holds_the_lock",),
     ),

@@ -21,13 +21,17 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from app.bootstrap import connect
 from app.core.clock import SystemClock
 from app.llm.candidates import Candidate
 from app.llm.errors import LLMBadRequest, LLMError
+from app.llm.pacing import Quota, Rate
+from app.llm.persistence.rates import SharedMeter
 from app.llm.ports import ProviderReply
+from app.llm.telemetry import Telemetry
 from app.llm.testing.client import text_reply
-from app.llm.types import LLMRequest
-from tests.support.ledger import ROOT, request
+from app.llm.types import LLMProvider, LLMRequest
+from tests.support.ledger import ROOT, request, route_of
 from tests.support.service import limited, rig, service, timed_out
 
 HALF_A_LINE = 300
@@ -261,6 +265,19 @@ async def open_and_close(*, url: str) -> Any:
         return "ok"
 
 
+async def take_places(*, url: str, asks: int, per_minute: int) -> list[float]:
+    """Ask for places as fast as they are told of; return when each was taken, by the database's clock."""
+    executor = connect(url, timeout_s=10)
+    provider = LLMProvider.OLLAMA
+    quota = Quota(requests=Rate.per_minute(per_minute))
+    meter = SharedMeter(executor, {provider: quota}, telemetry=Telemetry())
+    candidate = route_of(request()).kept[0]
+    told = [await meter.ask(candidate, 1) for _ in range(asks)]
+    await meter.close()
+    await executor.close()
+    return [each.at_s for each in told if not each.wait_s]
+
+
 async def call_without_rights(*, url: str) -> Any:
     """Start a service as a user who may only read; return the error."""
     for name in ("alembic.command", "app.llm.persistence.executors.sqlite", "genai_prices.data"):
@@ -279,7 +296,10 @@ async def call_without_rights(*, url: str) -> Any:
 
 JOBS = {
     job.__name__: job
-    for job in (race, crash, zombie, spool_and_die, inherit_and_die, open_and_close, call_without_rights)
+    for job in (
+        *(race, crash, zombie, spool_and_die, inherit_and_die, open_and_close, call_without_rights),
+        take_places,
+    )
 }
 
 

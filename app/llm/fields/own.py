@@ -9,6 +9,7 @@ from pydantic import Field, SecretStr, create_model
 
 from app.llm.errors import LLMSettingsError
 from app.llm.fields import PREFIX, ApiBase, Fields, ModelName
+from app.llm.fields.rates import PerMinute
 from app.llm.types import LLMProvider
 
 GROUP = "signalbox.providers"
@@ -33,7 +34,7 @@ def own_providers() -> Mapping[str, type[Any]]:
 
 @cache
 def own_fields() -> tuple[type[Fields], ...]:
-    """Return the fields of each of them: `LLM_<NAME>_API_KEY`, `_MODEL`, `_API_BASE` and `_CONCURRENCY_LIMIT`."""
+    """Return the fields of each of them: `LLM_<NAME>_API_KEY`, `_MODEL`, `_API_BASE`, `_CONCURRENCY_LIMIT` and rates."""
     return tuple(_fields(name, provider) for name, provider in own_providers().items())
 
 
@@ -56,6 +57,14 @@ def _fields(name: str, provider: type[Any]) -> type[Fields]:
         f"{name}_concurrency_limit": (
             int,
             Field(default=16, ge=1, description=f"Sends in flight at once to {name}."),
+        ),
+        f"{name}_requests_per_minute": (
+            PerMinute | None,
+            Field(default=None, description=f"Requests that may be sent to {name} in any minute."),
+        ),
+        f"{name}_tokens_per_minute": (
+            PerMinute | None,
+            Field(default=None, description=f"Tokens that {name} may be asked for in any minute."),
         ),
     }
     return create_model(f"{name.title()}Fields", __base__=Fields, **fields)

@@ -223,3 +223,25 @@ class LLMBudget(Base):
     warned_tokens: Mapped[bool] = mapped_column(sa.Boolean)
     """Whether somebody told that the soft limit is reached."""
     warned_usd: Mapped[bool] = mapped_column(sa.Boolean)
+
+
+class LLMRate(Base):
+    """What a provider was asked by all processes that count together, or until when a candidate is left alone.
+
+    Times are seconds since 1970 by the database's clock.
+    """
+
+    __tablename__ = "llm_rates"
+
+    name: Mapped[str] = mapped_column(sa.String(320), primary_key=True)
+    """A provider, or `provider:model`."""
+    requests_at_s: Mapped[float] = mapped_column(sa.Float)
+    """When all requests that were taken are paid off."""
+    tokens_at_s: Mapped[float] = mapped_column(sa.Float)
+    """Likewise."""
+    held_until_s: Mapped[float] = mapped_column(sa.Float)
+    """Until when a candidate is left alone."""
+    asked_at_s: Mapped[float] = mapped_column(sa.Float)
+    """When it was last asked for a place."""
+    wait_s: Mapped[float] = mapped_column(sa.Float)
+    """What whoever asked then was told: 0 is a place."""

@@ -4,7 +4,8 @@ import asyncio
 
 import pytest
 
-from app.llm.errors import LLMQueueFull
+from app.llm.adapting import strain
+from app.llm.errors import LLMBadRequest, LLMQueueFull, LLMRateLimited, LLMTimeout, LLMUnavailable
 from app.llm.limits import Limits
 from app.llm.settings import load_settings
 from app.llm.types import LLMProvider
@@ -188,3 +189,100 @@ async def test_whoever_is_cancelled_in_the_queue_makes_room_in_it():
     await settled()
     assert not third.task.done()
     await all_leave(first, third)
+
+
+# -- as much as a provider bears
+
+
+async def used(limits: Limits, *, strained: bool | None) -> None:
+    slot = limits.slot(OLLAMA, "run", "w1")
+    async with slot:
+        pass
+    slot.report(strained)
+
+
+async def test_a_provider_that_is_overloaded_is_given_half_as_much():
+    limits = Limits(total=10, per_provider={OLLAMA: 4}, least=1)
+    await used(limits, strained=True)
+    holders = [Holder(limits) for _ in range(4)]
+    await settled()
+    assert limits.in_flight() == 2
+    await all_leave(*holders)
+
+
+async def test_answers_to_as_many_sends_as_there_may_be_raise_the_number_again():
+    limits = Limits(total=10, per_provider={OLLAMA: 2}, least=1)
+    await used(limits, strained=True)
+    await used(limits, strained=False)
+    holders = [Holder(limits) for _ in range(3)]
+    await settled()
+    assert limits.in_flight() == 2
+    await all_leave(*holders)
+
+
+async def test_an_answer_to_one_of_a_few_raises_nothing():
+    limits = Limits(total=10, per_provider={OLLAMA: 8}, least=1)
+    await used(limits, strained=True)
+    await used(limits, strained=False)
+    assert limits._gates_of(asyncio.get_running_loop()).of[OLLAMA].slots.size == 4
+
+
+async def test_those_who_hold_slots_when_they_get_fewer_keep_them():
+    limits = Limits(total=10, per_provider={OLLAMA: 4}, least=1)
+    holders = [Holder(limits) for _ in range(6)]
+    await settled()
+    failed = limits.slot(OLLAMA, "run", "w1")
+    failed._era = 0
+    failed.report(strained=True)
+    assert limits.in_flight() == 4
+    for left in (3, 2, 2, 2):
+        await holders.pop(0).leave()
+        await settled()
+        assert limits.in_flight() == left
+    await all_leave(*holders)
+
+
+async def test_nothing_adapts_where_the_least_is_the_most():
+    limits = Limits(total=10, per_provider={OLLAMA: 4}, least=9)
+    await used(limits, strained=True)
+    holders = [Holder(limits) for _ in range(4)]
+    await settled()
+    assert limits.in_flight() == 4
+    await all_leave(*holders)
+
+
+@pytest.mark.parametrize("cancelled_when", ["waiting", "given"])
+async def test_a_slot_that_was_given_to_somebody_who_left_is_given_to_the_next(cancelled_when: str):
+    limits = slots(ollama=1)
+    holder, leaver, last = Holder(limits), Holder(limits), Holder(limits)
+    await settled()
+    if cancelled_when == "waiting":
+        leaver.task.cancel()
+        await settled()
+        await holder.leave()
+    else:
+        holder._let_go.set()
+        while limits.in_flight():  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        leaver.task.cancel()
+    await settled()
+    assert last.has_slot
+    await all_leave(last)
+    assert limits.in_flight() == 0
+
+
+@pytest.mark.parametrize(
+    ("outcome", "had_s", "says"),
+    [
+        ("an answer", 0.1, False),
+        (LLMRateLimited("429", http_status=429), 0.1, True),
+        (LLMUnavailable("503", http_status=503), 0.1, True),
+        (LLMTimeout("408", http_status=408), 0.1, True),
+        (LLMTimeout("slow"), 30, True),
+        (LLMTimeout("haste"), 29, None),
+        (LLMUnavailable("refused"), 60, None),
+        (LLMBadRequest("no", http_status=400), 60, None),
+    ],
+)
+def test_what_an_outcome_says_of_the_load(outcome: object, had_s: float, says: bool | None):  # noqa: FBT001
+    assert strain(outcome, had_s=had_s, patience_s=30) is says

@@ -11,6 +11,7 @@ from app.llm.budgets import Reservation
 from app.llm.errors import LLMAuth, LLMContextExceeded, LLMError, LLMFenced, LLMInternal, LLMTimeout
 from app.llm.persistence.memory import MemoryRunRepo
 from app.llm.ports import StoredAnswer
+from app.llm.rates import Rates
 from app.llm.retry import RetryPolicy
 from app.llm.sends import Deadline, Sends
 from app.llm.settings import RetryPossiblyPaid
@@ -73,6 +74,7 @@ def _sends(
         deadline=Deadline.after(clock, total_s),
         telemetry=Telemetry(),
         breaker=Breaker(clock),
+        rates=Rates(clock),
         jitter=lambda: 0.5,
         cached=cached or nothing,
         learn=lambda *_: None,
