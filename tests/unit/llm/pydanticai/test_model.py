@@ -232,6 +232,15 @@ async def test_a_live_answer_counts_and_names_its_provenance() -> None:
     }
 
 
+async def test_tokens_of_a_cache_of_the_provider_s_are_told_apart() -> None:
+    used = TokenUsage(input_tokens=1000, output_tokens=5, cached_input_tokens=200, cache_write_tokens=300)
+    said = answer("Paris.").model_copy(update={"usage": used, "original_usage": used})
+    result = await Agent(PydanticAiLiteLLMModel(ScriptedService(said))).run("Where is the Louvre?")
+    counts = result.usage
+    assert (counts.input_tokens, counts.cache_read_tokens, counts.cache_write_tokens) == (1000, 200, 300)
+    assert (last(result).metadata or {})["original_usage"] == {"input_tokens": 1000, "output_tokens": 5}
+
+
 @pytest.mark.parametrize("served_from", [ServedFrom.REPLAY, ServedFrom.CACHE])
 async def test_a_stored_answer_counts_nothing_against_the_limits(served_from: ServedFrom) -> None:
     failed = failed_attempt(usage=TokenUsage(input_tokens=900, output_tokens=0))
