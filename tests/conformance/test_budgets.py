@@ -24,6 +24,7 @@ from tests.support.budgets import (
     failed,
     guessed_tokens,
     held_run,
+    opened,
     reservation,
 )
 from tests.support.ledger import Outside, again, cancellation, new_run, request
@@ -39,7 +40,7 @@ async def executor(db_url: str) -> AsyncIterator[Executor]:
 
 
 async def test_a_run_holds_what_it_may_cost_and_counts_what_it_cost(ledger: Ledger):
-    repo, run = ledger.repo(), held_run()
+    repo, run = await opened(ledger.repo()), held_run()
     assert isinstance(await repo.create_started(run), Won)
     assert await counted(await ledger.seen()) == (0, 0, 40, 0.4, 0)
     await repo.mark_succeeded(run, cost(run))
@@ -50,7 +51,7 @@ async def test_a_run_holds_what_it_may_cost_and_counts_what_it_cost(ledger: Ledg
 
 
 async def test_a_day_and_a_month_count_the_same_run(ledger: Ledger):
-    repo, run = ledger.repo(), held_run(held=reservation(limits=(DAY, MONTH)))
+    repo, run = await opened(ledger.repo()), held_run(held=reservation(limits=(DAY, MONTH)))
     await repo.create_started(run)
     seen = await ledger.seen()
     assert await counted(seen, "day") == await counted(seen, "month") == (0, 0, 40, 0.4, 0)
@@ -59,15 +60,22 @@ async def test_a_day_and_a_month_count_the_same_run(ledger: Ledger):
     assert await counted(seen, "day") == await counted(seen, "month") == (10, 0.1, 0, 0, 0)
 
 
-async def test_a_counter_that_another_process_made_counts_every_run_under_a_budget(ledger: Ledger):
-    repo, run = ledger.repo(), held_run(held=reservation(limits=(MONTH,)))
+async def test_a_counter_that_another_budget_needs_counts_every_run(ledger: Ledger):
+    repo, run = await opened(ledger.repo()), held_run(held=reservation(limits=(MONTH,)))
     await repo.create_started(run)
     await repo.mark_succeeded(run, cost(run))
     later = held_run(held=reservation(limits=(DAY,)))
     await repo.create_started(later)
-    await repo.mark_succeeded(later, cost(later))
     seen = await ledger.seen()
-    assert await counted(seen, "day") == await counted(seen, "month") == (20, 0.2, 0, 0, 0)
+    assert await counted(seen, "day") == await counted(seen, "month") == (10, 0.1, 40, 0.4, 0)
+
+
+async def test_a_run_of_a_period_without_a_counter_is_refused(ledger: Ledger):
+    """As a period begins, between the look at its counter and the claim: whoever claims looks again."""
+    with pytest.raises(LLMBudgetExceeded):
+        await ledger.repo().create_started(held_run())
+    seen = await ledger.seen()
+    assert (await seen.runs(), await counters(seen)) == ([], {})
 
 
 @pytest.mark.parametrize(
@@ -76,7 +84,7 @@ async def test_a_counter_that_another_process_made_counts_every_run_under_a_budg
 async def test_a_run_that_does_not_fit_is_refused_and_leaves_nothing(
     ledger: Ledger, measure: str, held: object
 ):
-    repo, first, second = ledger.repo(), held_run(), held_run("k1", held=held)  # type: ignore[arg-type]
+    repo, first, second = await opened(ledger.repo()), held_run(), held_run("k1", held=held)  # type: ignore[arg-type]
     await repo.create_started(first)
     with pytest.raises(LLMBudgetExceeded, match=r"workspace w1 has .* a day") as caught:
         await repo.create_started(second)
@@ -91,22 +99,24 @@ async def test_a_run_that_does_not_fit_is_refused_and_leaves_nothing(
 
 async def test_what_fits_under_the_day_and_not_under_the_month_holds_nothing_of_either(ledger: Ledger):
     month = MONTH.model_copy(update={"tokens": 30})
-    repo = ledger.repo()
+    repo = await opened(ledger.repo())
     with pytest.raises(LLMBudgetExceeded, match="a month"):
         await repo.create_started(held_run(held=reservation(limits=(DAY, month))))
-    assert await counters(await ledger.seen()) == {}
+    seen = await ledger.seen()
+    assert await counted(seen, "day") == await counted(seen, "month") == (0, 0, 0, 0, 0)
 
 
 async def test_each_workspace_has_its_own_counter(ledger: Ledger):
     repo = ledger.repo()
     for workspace in ("w1", "w2"):
+        await opened(repo, workspace)
         await repo.create_started(held_run(held=reservation(100, 1, workspace=workspace)))
     seen = await ledger.seen()
     assert await counted(seen, workspace="w2") == await counted(seen) == (0, 0, 100, 1, 0)
 
 
 async def test_what_costs_no_dollars_goes_on_when_the_dollars_are_used_up(ledger: Ledger):
-    repo, run = ledger.repo(), held_run(held=reservation(10, 1))
+    repo, run = await opened(ledger.repo()), held_run(held=reservation(10, 1))
     await repo.create_started(run)
     await repo.mark_succeeded(run, cost(run, usd="1.5"))
     assert isinstance(await repo.create_started(held_run(held=reservation(10, 0))), Won)
@@ -114,7 +124,7 @@ async def test_what_costs_no_dollars_goes_on_when_the_dollars_are_used_up(ledger
 
 @pytest.mark.parametrize("how", ["refused", "cancelled"])
 async def test_what_was_not_paid_is_given_back(ledger: Ledger, how: str):
-    repo, run = ledger.repo(), held_run()
+    repo, run = await opened(ledger.repo()), held_run()
     await repo.create_started(run)
     if how == "refused":
         await repo.mark_failed(run, failed(run, paid=False))
@@ -124,21 +134,21 @@ async def test_what_was_not_paid_is_given_back(ledger: Ledger, how: str):
 
 
 async def test_a_send_that_may_have_been_paid_counts_as_estimated(ledger: Ledger):
-    repo, run = ledger.repo(), held_run()
+    repo, run = await opened(ledger.repo()), held_run()
     await repo.create_started(run)
     await repo.mark_failed(run, failed(run, paid=True))
     assert await counted(await ledger.seen()) == (guessed_tokens(run), 0, 0, 0, 1)
 
 
 async def test_a_cost_that_is_not_known_is_counted_as_unknown(ledger: Ledger):
-    repo, run = ledger.repo(), held_run()
+    repo, run = await opened(ledger.repo()), held_run()
     await repo.create_started(run)
     await repo.mark_succeeded(run, cost(run, usd=None))
     assert await counted(await ledger.seen()) == (10, 0, 0, 0, 1)
 
 
 async def test_a_further_send_takes_more_or_does_not_happen(ledger: Ledger):
-    repo, run = ledger.repo(), held_run()
+    repo, run = await opened(ledger.repo()), held_run()
     await repo.create_started(run)
     await repo.note_send(run.run_id, 2, reservation(30, "0.3"))
     assert await counted(await ledger.seen()) == (0, 0, 70, 0.7, 0)
@@ -151,7 +161,7 @@ async def test_a_further_send_takes_more_or_does_not_happen(ledger: Ledger):
 
 
 async def test_a_replay_and_a_hit_hold_nothing(ledger: Ledger):
-    repo, run = ledger.repo(cache_enabled=True), held_run("k1", cache=True)
+    repo, run = await opened(ledger.repo(cache_enabled=True)), held_run("k1", cache=True)
     await repo.create_started(run)
     await repo.mark_succeeded(run, cost(run))
     full = reservation(100, 1)
@@ -165,7 +175,7 @@ async def test_a_replay_and_a_hit_hold_nothing(ledger: Ledger):
 
 async def test_settling_twice_counts_once(ledger: Ledger):
     """I12."""
-    repo, run = ledger.repo(), held_run()
+    repo, run = await opened(ledger.repo()), held_run()
     await repo.create_started(run)
     for _ in range(2):
         await repo.mark_succeeded(run, cost(run))
@@ -176,7 +186,7 @@ async def test_settling_twice_counts_once(ledger: Ledger):
 
 
 async def test_what_a_dead_owner_held_counts_and_its_late_word_corrects_it(autonomous: Ledger):
-    dead, heir = autonomous.repo("dead"), autonomous.repo("heir")
+    dead, heir = await opened(autonomous.repo("dead")), autonomous.repo("heir")
     first = held_run("k1")
     second = again(first)
     await dead.create_started(first)
@@ -190,7 +200,7 @@ async def test_what_a_dead_owner_held_counts_and_its_late_word_corrects_it(auton
 
 
 async def test_a_takeover_that_does_not_fit_is_undone(autonomous: Ledger):
-    dead, heir = autonomous.repo("dead"), autonomous.repo("heir")
+    dead, heir = await opened(autonomous.repo("dead")), autonomous.repo("heir")
     first = held_run("k1", held=reservation(60, "0.6"))
     await dead.create_started(first)
     await (await autonomous.seen()).end_lease(first.run_id)
@@ -202,7 +212,7 @@ async def test_a_takeover_that_does_not_fit_is_undone(autonomous: Ledger):
 
 
 async def test_a_released_run_counts_what_it_held(autonomous: Ledger):
-    repo, run = autonomous.repo(), held_run("k1")
+    repo, run = await opened(autonomous.repo()), held_run("k1")
     await repo.create_started(run)
     assert not await repo.release(run.run_id, "w2")
     assert await repo.release(run.run_id, "w1")
@@ -214,7 +224,7 @@ async def test_a_released_run_counts_what_it_held(autonomous: Ledger):
 
 
 async def test_a_dead_leader_of_a_flight_counts_what_it_held(autonomous: Ledger):
-    dead, heir = autonomous.repo("dead"), autonomous.repo("heir")
+    dead, heir = await opened(autonomous.repo("dead")), autonomous.repo("heir")
     first = held_run(flight=True)
     await dead.create_started(first)
     assert isinstance(await heir.create_started(again(first)), FlightHeld)
@@ -226,8 +236,7 @@ async def test_a_dead_leader_of_a_flight_counts_what_it_held(autonomous: Ledger)
 async def test_an_answer_that_waited_in_the_spool_counts_when_it_is_written(
     autonomous: Ledger, executor: Executor
 ):
-    run = held_run()
-    repo = autonomous.repo()
+    repo, run = await opened(autonomous.repo()), held_run()
     await repo.create_started(run)
     settled = of_success(run, cost(run), owner="one", key_ttl_s=None, keep=True)
     line = from_line(to_line(settled))
@@ -238,7 +247,7 @@ async def test_an_answer_that_waited_in_the_spool_counts_when_it_is_written(
 
 
 async def test_what_is_pruned_stays_counted(autonomous: Ledger, executor: Executor):
-    repo, run = autonomous.repo(), held_run()
+    repo, run = await opened(autonomous.repo()), held_run()
     await repo.create_started(run)
     await repo.mark_succeeded(run, cost(run))
     seen = await autonomous.seen()
@@ -273,14 +282,8 @@ async def test_a_new_budget_counts_what_was_spent_before_it_was_set(autonomous: 
         await repo.create_started(held_run(held=reservation(61, 0)))
 
 
-async def test_a_claim_makes_the_counter_of_a_period_that_has_just_begun(autonomous: Ledger):
-    await put(autonomous.outside, run_row(TODAY))
-    await autonomous.repo().create_started(held_run())
-    assert await counted(await autonomous.seen()) == (15, 0.5, 40, 0.4, 0)
-
-
 async def test_a_recount_says_what_the_rows_say(autonomous: Ledger, executor: Executor):
-    repo, live, ended = autonomous.repo(), held_run(), held_run()
+    repo, live, ended = await opened(autonomous.repo()), held_run(), held_run()
     for run in (live, ended):
         await repo.create_started(run)
     await repo.mark_succeeded(ended, cost(ended))
@@ -301,7 +304,7 @@ async def test_a_soft_limit_is_told_once_in_a_period(autonomous: Ledger):
 
 
 async def test_a_hit_that_is_known_before_the_claim_holds_nothing(ledger: Ledger):
-    repo, run = ledger.repo(), held_run("k1")
+    repo, run = await opened(ledger.repo()), held_run("k1")
     await repo.create_started(run)
     done = cost(run)
     await repo.mark_succeeded(run, done)
@@ -325,7 +328,7 @@ async def test_rolled_back_with_its_caller_a_run_holds_nothing(pg_url: str, sqli
             outside = Outside(url)
             stack.push_async_callback(outside.close)
             stack.push_async_callback(ledger.outside.close)
-            repo, kept, lost = ledger.repo(), held_run(), held_run()
+            repo, kept, lost = await opened(ledger.repo()), held_run(), held_run()
             await repo.create_started(kept)
             await ledger.seen()
             await repo.create_started(lost)

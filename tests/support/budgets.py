@@ -59,6 +59,12 @@ def failed(run: NewRun, *, paid: bool) -> Failure:
     return Failure(error=error, attempts=[send], queue_wait_ms=0.0, latency_ms=1.0)
 
 
+async def opened(repo: Any, workspace: str = "w1") -> Any:
+    """Return the repo, with counters for the workspace's day and month."""
+    await repo.budget_state(workspace, ["day", "month"])
+    return repo
+
+
 def guessed_tokens(run: NewRun) -> int:
     """Return what a send of it counts whose tokens nobody told."""
     return estimate(run.route, run.route.kept[0]).tokens

@@ -31,31 +31,23 @@ from app.llm.pricing import FREE
 Row = Mapping[str, Any]
 
 
-def first_look(*, locks: bool) -> Steps[None]:
-    """Begin a transaction that locks counters, if it does: PostgreSQL's executor gives it one of its own."""
-    if locks:
-        yield sql.ALONE
-
-
 def reserve(run_id: str, wanted: Reservation) -> Steps[None]:
     """Take a reservation that the run's row holds already.
 
     Raises:
-        LLMBudgetExceeded: It does not fit; the transaction has to be undone.
+        LLMBudgetExceeded: It does not fit, or its period has just begun and has no counter yet; the transaction has to
+            be undone.
     """
     limits = {budget.per: budget for budget in wanted.limits}
     for per, chars in PERIOD_CHARS.items():
         budget = limits.get(per)  # a counter that somebody else made counts it as well
         values = {
-            "id": run_id, "chars": chars, "tokens": wanted.tokens, "usd": wanted.usd,
+            "workspace_id": wanted.workspace_id, "id": run_id, "chars": chars, "tokens": wanted.tokens, "usd": wanted.usd,
             "tokens_limit": budget and budget.tokens, "usd_limit": budget and budget.usd,
         }  # fmt: skip
-        if (yield Step(sql.RESERVE, values)).rowcount or budget is None:
-            continue
-        created_at = (yield Step(sql.CREATED_AT, {"id": run_id})).rows[0]["created_at"]
-        yield _opened(wanted.workspace_id, per, created_at, but=run_id)
-        if not (yield Step(sql.RESERVE, values)).rowcount:
-            raise (yield from _refusal(wanted, budget, created_at))
+        taken = yield Step(sql.RESERVE, values)
+        if not taken.rowcount and budget is not None:
+            raise (yield from _refusal(run_id, wanted, budget))
 
 
 def raised(run_id: str, more: Reservation) -> Steps[None]:
@@ -68,14 +60,14 @@ def raised(run_id: str, more: Reservation) -> Steps[None]:
     yield Step(sql.HOLD, {"id": run_id, "tokens": more.tokens, "usd": more.usd})
 
 
-def settled(run_id: str, charge: Charge) -> Steps[None]:
+def settled(workspace_id: str, run_id: str, charge: Charge) -> Steps[None]:
     """Count what a run cost that has ended in this transaction, and free what it held."""
-    yield from _moved(sql.SETTLE, run_id, charge)
+    yield from _moved(sql.SETTLE, workspace_id, run_id, charge)
 
 
-def corrected(run_id: str, charge: Charge) -> Steps[None]:
+def corrected(workspace_id: str, run_id: str, charge: Charge) -> Steps[None]:
     """Count what an abandoned run cost, whose owner was only late."""
-    yield from _moved(sql.CORRECT, run_id, charge)
+    yield from _moved(sql.CORRECT, workspace_id, run_id, charge)
 
 
 def abandoned(run_id: str) -> Steps[None]:
@@ -112,6 +104,7 @@ def per_of(row: Row) -> Per:
 
 def open_counters(workspace_id: str, pers: Sequence[Per], now: datetime) -> Steps[None]:
     """Make the counters of these periods where they are missing, of the runs that are there."""
+    yield sql.ALONE
     for per in pers:
         yield _opened(workspace_id, per, now)
 
@@ -134,19 +127,19 @@ def recount(workspace_id: str, per: Per, now: datetime) -> Steps[None]:
 
 def counted(workspace_id: str, per: Per, at: datetime) -> Step:
     """Return the look-up of what a counter would say if it were made now."""
-    return Step(sql.COUNTED, {**_period_values(workspace_id, per, at), "but": ""})
+    return Step(sql.COUNTED, _period_values(workspace_id, per, at))
 
 
-def _moved(statement: Any, run_id: str, charge: Charge) -> Steps[None]:
-    values = {"id": run_id, "tokens": charge.tokens, "usd": charge.usd}
+def _moved(statement: Any, workspace_id: str, run_id: str, charge: Charge) -> Steps[None]:
+    values = {"workspace_id": workspace_id, "id": run_id, "tokens": charge.tokens, "usd": charge.usd}
     yield Step(
         statement, [{**values, "unknown": charge.unknown, "chars": chars} for chars in PERIOD_CHARS.values()]
     )
     yield Step(sql.CHARGE, values)
 
 
-def _opened(workspace_id: str, per: Per, at: datetime, *, but: str = "") -> Step:
-    return Step(sql.OPEN, {**_period_values(workspace_id, per, at), "but": but})
+def _opened(workspace_id: str, per: Per, at: datetime) -> Step:
+    return Step(sql.OPEN, _period_values(workspace_id, per, at))
 
 
 def _period_values(workspace_id: str, per: Per, at: datetime) -> dict[str, Any]:
@@ -158,17 +151,20 @@ def _period_values(workspace_id: str, per: Per, at: datetime) -> dict[str, Any]:
     }
 
 
-def _refusal(wanted: Reservation, budget: Budget, at: datetime) -> Steps[Exception]:
-    where = {"workspace_id": wanted.workspace_id, "period": period_of(budget.per, at)}
-    row = (yield Step(sql.COUNTER, where)).rows[0]
-    spent, needed = spent_of(row), Estimate(wanted.tokens, wanted.usd)
-    found = lacking((budget,), BudgetState(now=row["now"], spent={budget.per: spent}), needed)
+def _refusal(run_id: str, wanted: Reservation, budget: Budget) -> Steps[Exception]:
+    created_at = (yield Step(sql.CREATED_AT, {"id": run_id})).rows[0]["created_at"]
+    period = period_of(budget.per, created_at)
+    where = {"workspace_id": wanted.workspace_id, "period": period}
+    row = (yield Step(sql.COUNTER, where)).first
+    spent = spent_of({**dict.fromkeys(sql.COLUMNS, 0), "period": period} if row is None else row)
+    state = BudgetState(now=created_at, spent={budget.per: spent})
+    found = lacking((budget,), state, Estimate(wanted.tokens, wanted.usd))
     measure: Measure = found[1] if found else "tokens"
     return refused(
         wanted.workspace_id,
         budget,
         measure,
         spent=spent,
-        now=row["now"],
+        now=created_at,
         needed=FREE + (wanted.tokens if measure == "tokens" else wanted.usd),
     )

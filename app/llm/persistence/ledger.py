@@ -161,7 +161,6 @@ def claim(run: NewRun, rules: ClaimRules, answer: StoredAnswer | None = None) ->
         LLMLedgerBusy: The holder changed in every round.
     """
     supersedes, execution = None, 1
-    yield from budgets.first_look(locks=run.reservation is not None)
     for _ in range(ROUNDS):
         # no look at the cache follows, and none at a budget
         alone = answer is None and not run.cache_candidates and run.reservation is None
@@ -287,7 +286,6 @@ def note_send(run_id: str, owner: str, sends: int, more: Reservation | None = No
         LLMBudgetExceeded: That does not fit; the send must not happen.
         LLMFenced: The run is no longer ours; there must be no further send.
     """
-    yield from budgets.first_look(locks=more is not None)
     noted = yield Step(sql.NOTE_SENDS, {"id": run_id, "owner": owner, "sends": sends}, final=more is None)
     if noted.rowcount != 1:
         raise LLMFenced("another run took this one's key over; nothing more was sent", run_id=run_id)
@@ -309,11 +307,10 @@ def finish(settlement: Settlement, codec: Codec = PLAIN) -> Steps[Finished]:
     run, charge = settlement.run, settlement.charge
     texts = _stored(settlement)
     how = sql.FINISH_ANSWERED if run["status"] == SUCCEEDED else sql.FINISH_UNANSWERED
-    yield from budgets.first_look(locks=charge is not None)
     done = yield Step(how, run, then=texts, final=charge is None)
     if done.rowcount == 1:
         if charge is not None:
-            yield from budgets.settled(run["id"], charge)
+            yield from budgets.settled(settlement.workspace_id, run["id"], charge)
         return Finished()
     state = (yield run_state(run["id"])).first
     if state is None or state["owner"] != run["owner"]:
@@ -325,7 +322,7 @@ def finish(settlement: Settlement, codec: Codec = PLAIN) -> Steps[Finished]:
     late = {name: run[name] for name in (*sql.ACCOUNTING, "id", "owner")}
     told = yield Step(sql.RECORD_LATE, late, then=texts)
     if told.rowcount and charge is not None:
-        yield from budgets.corrected(run["id"], charge)
+        yield from budgets.corrected(settlement.workspace_id, run["id"], charge)
     yield from note_changes([run["id"]])
     if settlement.key is None:
         return Finished()  # no key, so nobody else was promised this run's answer
@@ -369,7 +366,6 @@ def insert_and_finish(run: NewRun, rules: ClaimRules, settlement: Settlement) ->
 
 def release(run_id: str, workspace_id: str | None = None) -> Steps[bool]:
     """Declare the owner of a STARTED run dead and free its key; None is the operator, who may with every run."""
-    yield from budgets.first_look(locks=True)
     if workspace_id is None:
         released = yield Step(sql.RELEASE, {"id": run_id})
     else:

@@ -20,6 +20,7 @@ from app.llm.ports import TOOL
 counters = Base.metadata.tables[LLMBudget.__tablename__]
 pruned = Base.metadata.tables[LLMUsagePruned.__tablename__]
 
+COLUMNS = tuple(counters.c.keys())
 SUMS = ("spent_tokens", "spent_usd", "reserved_tokens", "reserved_usd", "unknown_costs")
 
 
@@ -121,12 +122,11 @@ CREATED_AT = sa.select(runs.c.created_at).where(_HAS_ID)
 # -- counters
 
 ALONE = Step(sa.select(sa.literal_column("1", sa.Integer).label("alone")), {}, brief=True)
-"""First step of what locks a counter.
+"""First step of what counts runs: a look.
 
-PostgreSQL's executor gives a transaction that begins with a look one of its own; in company, two batches could lock
-the counters of two workspaces in opposite order.
+PostgreSQL's executor gives what begins with one a transaction of its own. In company it would see runs that others have
+inserted, and whose reservation they take only in their next step, and both would count it.
 """
-
 _one = sa.select(db_now().label("now")).subquery("one")
 _day = utc_day(_one.c.now)
 _MONTH = sa.func.substr(_day, sa.literal_column("1", sa.Integer), sa.literal_column("7", sa.Integer))
@@ -139,7 +139,7 @@ ALL_PRESENT = sa.select(_one.c.now, counters).select_from(_one.outerjoin(counter
 """Those of every workspace."""
 
 _IS_COUNTER = sa.and_(counters.c.workspace_id == _bind("workspace_id"), counters.c.period == _bind("period"))
-COUNTER = sa.select(db_now().label("now"), counters).where(_IS_COUNTER)
+COUNTER = sa.select(counters).where(_IS_COUNTER)
 WARN = {
     measure: sa.update(counters)
     .values({f"warned_{measure}": sa.true()})
@@ -186,7 +186,6 @@ def _sums_of_runs() -> sa.Select[Any]:
         runs.c.workspace_id == _bind("workspace_id"),
         runs.c.created_at >= _bind("begin", UTCDateTime),
         runs.c.created_at < _bind("end", UTCDateTime),
-        runs.c.id != _bind("but"),
     )
 
 
@@ -216,7 +215,7 @@ def _counted() -> sa.Select[Any]:
 
 
 COUNTED = _counted()
-"""What a counter would be if it were made now, of every run but one."""
+"""What a counter would be if it were made now."""
 _found = _counted().subquery("found")
 OPEN = (
     insert(counters)

@@ -189,6 +189,26 @@ class _TimesOut(ScriptedClient):
 # -- others
 
 
+async def test_a_call_looks_again_when_others_took_what_it_saw(db_url: str, outside: Outside):
+    """Its counter is gone before the claim, as that of a new period is not there yet."""
+    async with rig(db_url, **budget(usd=1)) as rigged:
+        first = rigged.ledger.inner.transaction
+
+        async def meanwhile(steps: Any) -> Any:
+            rigged.ledger.inner.transaction = first
+            async with outside.engine.begin() as connection:
+                await connection.execute(sa.delete(LLMBudget.__table__))
+            return await first(steps)
+
+        await rigged.llm.chat(ASKED)
+        rigged.ledger.inner.transaction = meanwhile
+        await rigged.llm.chat(ASKED)
+    assert [name for name in rigged.ledger.seen if name != "read"] == [
+        "open_counters", "claim", "finish", "claim", "open_counters", "claim", "finish",
+    ]  # fmt: skip
+    assert (await counted(outside))[0] == 2 * TOKENS
+
+
 async def test_fifty_calls_at_once_send_no_more_than_fit(db_url: str, outside: Outside):
     gate, client = asyncio.Event(), ScriptedClient()
     client.gate = gate
