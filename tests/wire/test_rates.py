@@ -181,6 +181,23 @@ async def test_two_services_on_one_ledger_keep_one_rate_together(db_url: str, st
     assert rate.burst <= stubs.ollama.sends <= rate.burst + took_s / rate.each_s
 
 
+async def test_a_429_to_one_process_holds_the_calls_of_another_back(db_url: str, stubs: Stubs):
+    stubs.ollama.script(Reply.rate_limited(300))
+    shared = {
+        "shared_rates": True,
+        "ollama_requests_per_minute": 6000,
+        "profile_balanced": "ollama:first",
+    }
+    async with wired(db_url, stubs, **shared) as one, wired(db_url, stubs, **shared) as two:
+        with pytest.raises(LLMRateLimited, match="too many calls"):
+            await one.chat(request(timeout_s=HASTY_S))
+        await one._story.rates._meter.close()  # type: ignore[attr-defined]  # what it writes is written
+        with pytest.raises(LLMOverRate, match="asked to be left alone") as caught:
+            await two.chat(request(timeout_s=HASTY_S))
+    assert HASTY_S < (caught.value.retry_after_s or 0) <= 300
+    assert stubs.ollama.sends == 1
+
+
 async def test_nothing_is_sent_that_cannot_be_counted(db_url: str, stubs: Stubs, outside: Outside):
     async with quick(db_url, stubs, QuickClock(), **ONE) as rigged:
         quotas = quotas_of(rigged.llm._settings, known())

@@ -46,6 +46,7 @@ from tests.unit.llm.pydanticai.scripted import ScriptedService, answer
         (errors.LLMTimeout, None, ModelTimeoutError),
         (errors.LLMTimeout, 504, ModelServerError),
         (errors.LLMRateLimited, 429, ModelRateLimitError),
+        (errors.LLMOverRate, None, ModelRateLimitError),
         (errors.LLMBadRequest, 400, ModelRequestRejectedError),
         (errors.LLMContextExceeded, None, ModelContextWindowExceededError),
         (errors.LLMContextExceeded, 400, ModelContextWindowExceededError),
