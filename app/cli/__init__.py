@@ -13,7 +13,20 @@ from typing import Annotated
 import typer
 from typer.main import get_command
 
-from app.cli import batch, chat, config, costs, explain, extract, migrate, prune, report, runs, simulate
+from app.cli import (
+    batch,
+    chat,
+    config,
+    costs,
+    explain,
+    extract,
+    metrics,
+    migrate,
+    prune,
+    report,
+    runs,
+    simulate,
+)
 from app.cli.faults import INTERRUPTED, told
 from app.cli.options import AsJson
 from app.cli.output import emit, emit_json, note
@@ -29,6 +42,7 @@ cli.add_typer(runs.group, name="runs")
 cli.add_typer(config.group, name="config")
 cli.command()(report.report)
 cli.add_typer(costs.group, name="costs")
+cli.command()(metrics.metrics)
 cli.command()(migrate.migrate)
 cli.command()(prune.prune)
 cli.command()(simulate.simulate)
@@ -67,7 +81,9 @@ def main(args: Sequence[str] | None = None) -> int:
 def global_options(
     context: typer.Context,
     *,
-    log: Annotated[bool, typer.Option("--log", help="Show events on stderr, as lines of JSON.")] = False,
+    log: Annotated[
+        bool, typer.Option("--log", help="Show events on stderr, as LLM_LOG_FORMAT says.")
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Route calls to language models, and look at the ledger that records them."""

@@ -104,6 +104,7 @@ def run_of(
     lease_s: float,
     flight_slot: str | None,
     cache_candidates: tuple[str, ...],
+    trace_id: str | None,
 ) -> NewRun:
     """Return the run of a call, as the ledger is told of it."""
     context = call.context
@@ -125,4 +126,5 @@ def run_of(
         cache_candidates=cache_candidates,
         metadata=context.metadata,
         force=call.request.force_new_execution,
+        trace_id=trace_id,
     )

@@ -141,6 +141,8 @@ class NewRun:
     which cannot ask a check)."""
     metadata: Mapping[str, JsonValue] = field(default_factory=dict)
     force: bool = False
+    trace_id: str | None = None
+    """32 hex digits, of the trace in which it came about."""
 
     @property
     def first(self) -> tuple[str | None, str | None, str | None]:

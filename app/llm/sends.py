@@ -24,6 +24,7 @@ from app.llm.retry import (
 )
 from app.llm.structured.judge import Judge
 from app.llm.telemetry import Telemetry
+from app.llm.tracing import Sent
 from app.llm.types import UNKNOWN_USAGE, Attempt, LLMRequest
 
 SKIPPED = "skipped"
@@ -71,6 +72,7 @@ class _Send:
     timeout_s: float
     """Seconds for both together."""
     asked_at_s: float
+    question: LLMRequest
     begun: _Begun | None = None
 
 
@@ -169,10 +171,15 @@ class Sends:
         timeout_s = self._timeout_s(candidate, to_come)
         if self.attempts:
             await self.repo.note_send(self.run.run_id, len(self.attempts) + 1)
-        send = _Send(candidate=candidate, timeout_s=timeout_s, asked_at_s=self.deadline.clock.monotonic_s())
+        send = _Send(
+            candidate=candidate,
+            timeout_s=timeout_s,
+            asked_at_s=self.deadline.clock.monotonic_s(),
+            question=self.judge.question(request, candidate),
+        )
         try:
             reply = await self.client.send(
-                self.judge.question(request, candidate),
+                send.question,
                 candidate,
                 run_id=self.run.run_id,
                 workspace_id=self.run.workspace_id,
@@ -244,15 +251,15 @@ class Sends:
             if isinstance(outcome, LLMTimeout | asyncio.CancelledError):
                 self._waited(send, (self.deadline.clock.monotonic_s() - send.asked_at_s) * 1000)
             return
-        self._record(send.candidate, begun.at, outcome)
+        self._record(send, begun.at, outcome)
         if isinstance(outcome, asyncio.CancelledError):
             self.breaker.withdraw(begun.permit)
         else:
             error = outcome if isinstance(outcome, LLMProviderError) else None
             self.breaker.report(begun.permit, error, had_s=begun.had_s)
 
-    def _record(self, candidate: Candidate, started_at: datetime, outcome: _Outcome) -> None:
-        finished_at = self.deadline.clock.now()
+    def _record(self, send: "_Send", started_at: datetime, outcome: _Outcome) -> None:
+        candidate, finished_at = send.candidate, self.deadline.clock.now()
         attempt = Attempt(
             ordinal=len(self.attempts) + 1,
             provider=candidate.provider,
@@ -264,7 +271,8 @@ class Sends:
             **_facts_of(outcome, price_for(candidate), started_at, with_sound=self.run.route.needs.audio),
         )
         self.attempts.append(attempt)
-        self.telemetry.attempt_ended(attempt, self.run)
+        reply = outcome if isinstance(outcome, ProviderReply) else None
+        self.telemetry.attempt_ended(attempt, self.run, Sent(send.question, reply, self.tell is not None))
 
 
 def _left_alone(candidate: Candidate, for_s: float) -> LLMUnavailable:

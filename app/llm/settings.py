@@ -22,6 +22,7 @@ from app.llm.fields.ollama import OllamaFields
 from app.llm.fields.openai import OpenAIFields
 from app.llm.fields.own import known_providers, own_fields
 from app.llm.fields.routing_file import RoutingFileFields
+from app.llm.fields.telemetry import LogFormat, TelemetryFields
 from app.llm.routing_file import Origins
 from app.llm.schemas import SchemaMismatch
 from app.llm.types import LLMProfile, checked_model
@@ -32,6 +33,7 @@ __all__ = [
     "CacheMatch",
     "LLMSettings",
     "LiteLLMLane",
+    "LogFormat",
     "OnAbandoned",
     "OnInProgress",
     "RetryPossiblyPaid",
@@ -69,7 +71,14 @@ class LiteLLMLane(StrEnum):
 
 
 class LLMSettings(
-    RoutingFileFields, OllamaFields, GeminiFields, OpenAIFields, AnthropicFields, GroqFields, LedgerFields
+    RoutingFileFields,
+    OllamaFields,
+    GeminiFields,
+    OpenAIFields,
+    AnthropicFields,
+    GroqFields,
+    LedgerFields,
+    TelemetryFields,
 ):
     """Settings from `LLM_` variables, a `.env` file in the working directory, or the routing file that they name."""
 

@@ -15,6 +15,7 @@ from tests.sabotage.schema_breaks import SCHEMA_BREAKS
 from tests.sabotage.spool_breaks import SPOOL_BREAKS
 from tests.sabotage.stage_breaks import STAGE_BREAKS
 from tests.sabotage.stream_breaks import STREAM_BREAKS
+from tests.sabotage.telemetry_breaks import TELEMETRY_BREAKS
 from tests.sabotage.usage_breaks import USAGE_BREAKS
 from tests.sabotage.wire_breaks import WIRE_BREAKS
 
@@ -28,4 +29,5 @@ BREAKS: tuple[Break, ...] = (
     *CONFIG_BREAKS,
     *PROVIDER_BREAKS,
     *USAGE_BREAKS,
+    *TELEMETRY_BREAKS,
 )  # fmt: skip

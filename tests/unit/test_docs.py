@@ -24,7 +24,7 @@ def test_the_example_lists_every_setting_once_under_its_section_with_its_meaning
     assert sorted(names) == sorted(f"LLM_{name.upper()}" for name in LLMSettings.model_fields)
     assert [line for line in text.splitlines() if line.startswith("# --")] == [
         "# -- routing", "# -- providers", "# -- limits", "# -- log", "# -- routing file", "# -- learning",
-        "# -- Ollama", "# -- Gemini", "# -- OpenAI", "# -- Anthropic", "# -- Groq", "# -- ledger",
+        "# -- Ollama", "# -- Gemini", "# -- OpenAI", "# -- Anthropic", "# -- Groq", "# -- ledger", "# -- telemetry",
     ]  # fmt: skip
     assert all(f"# {field.description}\n" in text for field in LLMSettings.model_fields.values())
 

@@ -211,6 +211,7 @@ def _run_values(run: NewRun, rules: ClaimRules) -> dict[str, Any]:
         "cache_mode": run.cache_mode.value, "execution": 1, "supersedes": None, "owner": rules.owner,
         "sends_noted": 1 if run.route.kept else 0, "route": run.route.route.as_json,
         "needs": run.route.needs.model_dump_json(), "metadata": object_json(run.metadata), "lease_s": run.lease_s,
+        "trace_id": run.trace_id,
     }  # fmt: skip
 
 
