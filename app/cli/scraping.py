@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry
@@ -82,17 +81,18 @@ class _Page:
         return web.Response(body=encode(registry), headers={"Content-Type": content_type})
 
 
-class Snapshot(NamedTuple):
+class Snapshot:
     """One look at the ledger, as Prometheus collects it."""
 
-    samples: Samples
+    def __init__(self, samples: Samples) -> None:
+        self._samples = samples
 
     def collect(self) -> Iterator[Family]:
         """Yield every metric of `LEDGER_METRICS`."""
         for name, metric in names.LEDGER_METRICS.items():
             kind = CounterMetricFamily if metric.kind is names.Kind.COUNTER else GaugeMetricFamily
             family = kind(name, metric.meaning, labels=metric.labels)
-            for values, figure in self.samples[name]:
+            for values, figure in self._samples[name]:
                 family.add_metric(values, figure)
             yield family
 

@@ -56,7 +56,6 @@ async def exercised(sqlite_url: str) -> Page:
             gemini_api_base=gemini.base_url,
             gemini_api_key="stub-key",
             profile_balanced="ollama,gemini:no-such-price,gemini",
-            fallback_on="model_not_found",
             database_url=sqlite_url,
             default_workspace="acme",
             cache_enabled=True,
@@ -64,7 +63,7 @@ async def exercised(sqlite_url: str) -> Page:
         )
         async with build_llm_service(settings, metrics=PrometheusMetrics(registry)) as llm:
             ollama.script(Reply.rate_limited(0), Reply.rate_limited(0))
-            gemini.script(Reply.text("Yes.", usage=(11, 7)), Reply.status(404))
+            gemini.script(Reply.text("Yes.", usage=(11, 7)))
             for _ in range(2):
                 await llm.chat(request("one", idempotency_key="k"))
             await llm.chat(request("one"))
