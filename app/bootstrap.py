@@ -9,13 +9,20 @@ import socket
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from opentelemetry.trace import TracerProvider
 
 from app.core.clock import SystemClock
 from app.core.ids import new_id
+from app.core.logging import console_line, json_line
+from app.llm.breaker import Breaker
 from app.llm.cassettes.held import in_force
 from app.llm.endpoints import payload_keys
 from app.llm.errors import LLMLedgerUnavailable, LLMSettingsError
 from app.llm.knowledge import Knowledge
+from app.llm.limits import Limits
+from app.llm.metric_names import BREAKER_OPEN, QUEUE_DEPTH, SPOOLED
 from app.llm.pacing import quotas_of
 from app.llm.ports import ChatClient, Describer, LLMRunRepo
 from app.llm.pricing import preload
@@ -23,9 +30,10 @@ from app.llm.providers import Catalog, known
 from app.llm.rates import Rates
 from app.llm.redaction import Redactor
 from app.llm.service import LLMService
-from app.llm.settings import LLMMode, LLMSettings, OnAbandoned, StorePayloads, load_settings
+from app.llm.settings import LLMMode, LLMSettings, LogFormat, OnAbandoned, StorePayloads, load_settings
 from app.llm.story import Wiring
-from app.llm.telemetry import EVENT_READY, Metrics, Telemetry
+from app.llm.telemetry import EVENT_READY, Metrics, Readings, Telemetry
+from app.llm.tracing import Server, Tracing
 
 if TYPE_CHECKING:
     from app.llm.persistence.codec import Codec
@@ -42,6 +50,7 @@ async def build_llm_service(
     *,
     client: ChatClient | None = None,
     metrics: Metrics | None = None,
+    tracer_provider: TracerProvider | None = None,
     redact: Iterable[Callable[[str], str]] = (),
 ) -> AsyncIterator[LLMService]:
     """Yield a service on its own connections; drain and close it at the end.
@@ -52,7 +61,8 @@ async def build_llm_service(
     Args:
         settings: None reads `LLM_` variables and `.env`, once.
         client: Another way to the providers, for tests.
-        metrics: Where counters and histograms go.
+        metrics: Where counters and histograms go; `app.llm.metrics.PrometheusMetrics`, for instance.
+        tracer_provider: Whose spans show the calls; None is OpenTelemetry's global one, if the program sets one.
         redact: Further redaction rules, each from text to text.
 
     Raises:
@@ -60,11 +70,19 @@ async def build_llm_service(
         LLMLedgerError: The database is away, or its tables do not fit.
     """
     settings = in_force(settings or load_settings())
+    redactor = Redactor(secrets=settings.secrets(), more=redact)
     telemetry = Telemetry(
         metrics=metrics,
-        redactor=Redactor(secrets=settings.secrets(), more=redact),
+        redactor=redactor,
         log_content=settings.log_content,
+        render=console_line if settings.log_format is LogFormat.CONSOLE else json_line,
+        tracing=Tracing(
+            tracer_provider,
+            redact=redactor if settings.trace_content else None,
+            servers=_servers(settings),
+        ),
     )
+    limits, breaker = Limits.from_settings(settings), Breaker.from_settings(settings, CLOCK)
     catalog = Catalog.from_settings(settings)
     await _load_prices(catalog)
     async with AsyncExitStack() as stack:
@@ -72,11 +90,12 @@ async def build_llm_service(
             catalog, settings, telemetry, asks=client is None and settings.mode is LLMMode.LIVE
         )
         stack.push_async_callback(knowledge.close)
+        _watch(telemetry, limits, breaker, stack)
         repo, join, executor = await _ledger(settings, telemetry, stack)
         service = LLMService(
             Wiring(
                 settings=settings,
-                client=client or _client_of_mode(settings, telemetry),
+                client=client or _client_of_mode(settings, limits, telemetry),
                 repo=repo,
                 catalog=catalog,
                 knowledge=knowledge,
@@ -84,12 +103,37 @@ async def build_llm_service(
                 new_id=new_id,
                 telemetry=telemetry,
                 rates=_shared_rates(settings, telemetry, executor, stack),
+                breaker=breaker,
                 join=join,
             )
         )
         stack.push_async_callback(service.close)
         _tell_ready(settings, catalog, telemetry)
         yield service
+
+
+def _servers(settings: LLMSettings) -> dict[str, Server]:
+    """Return where each provider listens, for spans."""
+    parts = {provider: urlsplit(facts.api_base(settings)) for provider, facts in known().items()}
+    return {
+        provider: Server(base.hostname, base.port or (443 if base.scheme == "https" else 80))
+        for provider, base in parts.items()
+        if base.hostname
+    }
+
+
+def _watch(telemetry: Telemetry, limits: Limits, breaker: Breaker, stack: AsyncExitStack) -> None:
+    """Let queues and circuits be read while the service is open."""
+
+    def queues() -> Readings:
+        return [({"provider": provider}, waiting) for provider, waiting in limits.waiting().items()]
+
+    def circuits() -> Readings:
+        names = [(name.partition(":"), is_open) for name, is_open in breaker.states().items()]
+        return [({"provider": name[0], "model": name[2]}, float(is_open)) for name, is_open in names]
+
+    stack.callback(telemetry.watch(QUEUE_DEPTH, queues))
+    stack.callback(telemetry.watch(BREAKER_OPEN, circuits))
 
 
 def _knowledge(catalog: Catalog, settings: LLMSettings, telemetry: Telemetry, *, asks: bool) -> Knowledge:
@@ -257,6 +301,7 @@ async def _ledger(
     )
     await repo.open()
     stack.push_async_callback(repo.close)
+    stack.callback(telemetry.watch(SPOOLED, lambda: [({}, repo.spooled)]))
 
     def join(session: Any) -> LLMRunRepo:
         return SqlAlchemyLLMRunRepo(
@@ -307,25 +352,24 @@ def _describer(settings: LLMSettings) -> Describer:
     return OllamaDescriber(settings)
 
 
-def _client_of_mode(settings: LLMSettings, telemetry: Telemetry) -> ChatClient:
+def _client_of_mode(settings: LLMSettings, limits: Limits, telemetry: Telemetry) -> ChatClient:
     """Return the way to the providers, to a cassette, or to both."""
     if settings.mode is LLMMode.LIVE:
-        return _client(settings, telemetry)
+        return _client(settings, limits, telemetry)
     from app.llm.cassettes.clients import CassetteClient, RecordingClient  # noqa: PLC0415  # tests only
     from app.llm.cassettes.held import playing, recording  # noqa: PLC0415
 
     if settings.mode is LLMMode.REPLAY:
         return CassetteClient(playing(settings), telemetry.redact)
-    return RecordingClient(_client(settings, telemetry), recording(settings), telemetry.redact)
+    return RecordingClient(_client(settings, limits, telemetry), recording(settings), telemetry.redact)
 
 
-def _client(settings: LLMSettings, telemetry: Telemetry) -> ChatClient:
+def _client(settings: LLMSettings, limits: Limits, telemetry: Telemetry) -> ChatClient:
     from app.llm.client_litellm import LiteLLMClient  # noqa: PLC0415
-    from app.llm.limits import Limits  # noqa: PLC0415
 
     return LiteLLMClient(
         settings=settings,
-        limits=Limits.from_settings(settings),
+        limits=limits,
         redact=telemetry.redact,
         unfit=telemetry.lane_unfit,
     )

@@ -20,6 +20,7 @@ from typer.main import get_command
 from app.cli import NAME, cli
 from app.llm.errors import LLMCancelled, LLMError, LLMProviderError
 from app.llm.fields import Fields
+from app.llm.metric_names import LEDGER_METRICS, METRICS, Metric
 from app.llm.schemas import SchemaDialect
 from app.llm.schemas.features import FEATURES, outcome
 from app.llm.settings import PREFIX, LLMSettings
@@ -147,13 +148,33 @@ def schema_table() -> str:
     return _table(("A field of", *_COLUMNS.values()), rows)
 
 
+def metrics_table() -> str:
+    """Return the metrics of a service as a Markdown table."""
+    return _metrics(METRICS)
+
+
+def ledger_metrics_table() -> str:
+    """Return the metrics that `signalbox metrics` serves as a Markdown table."""
+    return _metrics(LEDGER_METRICS)
+
+
 BLOCKS: Mapping[str, Callable[[], str]] = {
     "settings": settings_table,
     "errors": error_table,
     "cli": cli_help,
     "schemas": schema_table,
+    "metrics": metrics_table,
+    "ledger-metrics": ledger_metrics_table,
 }
 """What each pair of markers holds."""
+
+
+def _metrics(metrics: Mapping[str, Metric]) -> str:
+    rows = [
+        (f"`{name}`", metric.kind.rpartition(" ")[2], ", ".join(metric.labels), metric.meaning)
+        for name, metric in metrics.items()
+    ]
+    return _table(("Metric", "Kind", "Labels", "Meaning"), rows)
 
 
 def _sections() -> dict[str, list[str]]:

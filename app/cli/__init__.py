@@ -23,6 +23,7 @@ from app.cli import (
     doctor,
     explain,
     extract,
+    metrics,
     migrate,
     models,
     prune,
@@ -48,6 +49,7 @@ cli.add_typer(config.group, name="config")
 cli.command()(report.report)
 cli.add_typer(costs.group, name="costs")
 cli.command()(budgets.budgets)
+cli.command()(metrics.metrics)
 cli.command()(migrate.migrate)
 cli.command()(prune.prune)
 cli.command()(simulate.simulate)
@@ -91,7 +93,9 @@ def main(args: Sequence[str] | None = None) -> int:
 def global_options(
     context: typer.Context,
     *,
-    log: Annotated[bool, typer.Option("--log", help="Show events on stderr, as lines of JSON.")] = False,
+    log: Annotated[
+        bool, typer.Option("--log", help="Show events on stderr, as LLM_LOG_FORMAT says.")
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Route calls to language models, and look at the ledger that records them."""

@@ -68,6 +68,10 @@ class Breaker:
         """Return a snapshot: False for every candidate whose circuit is open now."""
         return MappingProxyType({name: False for name in self._circuits if self.closed_in_s(name) > 0})
 
+    def states(self) -> Mapping[str, bool]:
+        """Return a snapshot of the candidates that ever failed: True until one that was left alone works again."""
+        return {name: circuit.opened_at_s is not None for name, circuit in self._circuits.copy().items()}
+
     def closed_in_s(self, name: str) -> float:
         """Return the seconds until a probe may be sent; 0 while the circuit is closed."""
         circuit = self._circuits.get(name)

@@ -106,6 +106,7 @@ def run_of(
     flight_slot: str | None,
     cache_candidates: tuple[str, ...],
     reservation: Reservation | None,
+    trace_id: str | None,
 ) -> NewRun:
     """Return the run of a call, as the ledger is told of it."""
     context = call.context
@@ -128,4 +129,5 @@ def run_of(
         metadata=context.metadata,
         force=call.request.force_new_execution,
         reservation=reservation,
+        trace_id=trace_id,
     )

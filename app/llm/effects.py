@@ -27,7 +27,8 @@ from app.llm.fingerprint import effect_sha256
 from app.llm.idempotency import Claimer, ClaimPolicy, refusal, result_of
 from app.llm.ports import TOOL, Abandoned, Conflict, Done, Effect, Failure, Finished, NewRun, Replay, Won
 from app.llm.sends import Deadline
-from app.llm.telemetry import EVENT_EFFECT, EVENT_FENCED, EVENT_LEASE_NOT_RENEWED, EVENT_TAKEOVER
+from app.llm.telemetry import EVENT_EFFECT, EVENT_FENCED, EVENT_LEASE_NOT_RENEWED
+from app.llm.tracing import current_trace_id
 from app.llm.types import MAX_KEY_CHARS, CacheMode, LLMCallContext, LLMProfile, ServedFrom, printable
 
 if TYPE_CHECKING:
@@ -106,6 +107,7 @@ class Effects:
             idempotency_key=whose.idempotency_key,
             cache_mode=CacheMode.BYPASS,
             force=force,
+            trace_id=current_trace_id(),
         )
 
     async def _kept(self, run: NewRun, deadline: Deadline) -> str | None:
@@ -123,9 +125,7 @@ class Effects:
             self._repo.count_replay(claimed.answer.run_id)
             return result_of(claimed.answer)
         if claimed.supersedes is not None:
-            self._telemetry.event(
-                EVENT_TAKEOVER, level="warning", llm_run_id=run.run_id, supersedes=claimed.supersedes
-            )
+            self._telemetry.taken_over(run.run_id, claimed.supersedes)
         return None
 
     def _claimer(self, deadline: Deadline) -> Claimer:

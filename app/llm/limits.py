@@ -66,6 +66,14 @@ class Limits:
         gates = [gate for each in tuple(self._gates.values()) for gate in each.of.values()]
         return sum(len(gate.held) for gate in gates if provider in {None, gate.provider})
 
+    def waiting(self) -> Mapping[LLMProvider, int]:
+        """Return how many sends wait for a slot now, by provider."""
+        found = dict.fromkeys(self._per_provider, 0)
+        for gates in tuple(self._gates.values()):
+            for provider, gate in gates.of.items():
+                found[provider] += gate.waiting
+        return found
+
     def _gates_of(self, loop: asyncio.AbstractEventLoop) -> "_Gates":
         gates = self._gates.get(loop)
         if gates is None:

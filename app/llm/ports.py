@@ -148,6 +148,8 @@ class NewRun:
     force: bool = False
     reservation: Reservation | None = None
     """What it takes of the budgets over its workspace; None where there are none."""
+    trace_id: str | None = None
+    """32 hex digits, of the trace in which it came about."""
 
     @property
     def first(self) -> tuple[str | None, str | None, str | None]:

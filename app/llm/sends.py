@@ -37,6 +37,7 @@ from app.llm.retry import (
 )
 from app.llm.structured.judge import Judge
 from app.llm.telemetry import Telemetry
+from app.llm.tracing import Sent
 from app.llm.types import UNKNOWN_USAGE, Attempt, LLMRequest
 
 SKIPPED = "skipped"
@@ -82,6 +83,7 @@ class _Send:
 
     candidate: Candidate
     asked_at_s: float
+    question: LLMRequest
     turn: Turn = NO_WAIT
     turn_ms: float = 0.0
     """How long it waited for its turn."""
@@ -185,11 +187,17 @@ class Sends:
 
     async def _ask(self, candidate: Candidate, *, to_come: int) -> ProviderReply:
         """Send once, when it is this call's turn, unless the candidate's circuit is open: before the queues, or at their end."""
+        request = self.run.request
+        assert isinstance(request, LLMRequest)  # noqa: S101  # effects are not sent
         while True:
             if not self.breaker.admits(candidate.name):
                 raise _left_alone(candidate, self.breaker.closed_in_s(candidate.name))
             await self.client.warm_up(timeout_s=self.deadline.left_s())
-            send = _Send(candidate=candidate, asked_at_s=self.deadline.clock.monotonic_s())
+            send = _Send(
+                candidate=candidate,
+                question=self.judge.question(request, candidate),
+                asked_at_s=self.deadline.clock.monotonic_s(),
+            )
             with await self._turn(send, to_come):
                 try:
                     return await self._sent(send, to_come)
@@ -213,13 +221,12 @@ class Sends:
         return send.turn
 
     async def _sent(self, send: "_Send", to_come: int) -> ProviderReply:
-        request, candidate = self.run.request, send.candidate
-        assert isinstance(request, LLMRequest)  # noqa: S101  # effects are not sent
+        candidate = send.candidate
         send.timeout_s = timeout_s = self._timeout_s(candidate, to_come)
         await self._note(candidate)
         try:
             reply = await self.client.send(
-                self.judge.question(request, candidate),
+                send.question,
                 candidate,
                 run_id=self.run.run_id,
                 workspace_id=self.run.workspace_id,
@@ -317,7 +324,7 @@ class Sends:
         if wait_s := self.rates.heed(send.candidate, outcome):
             names = {"provider": send.candidate.provider.value, "model": send.candidate.model}
             self.telemetry.told_to_wait(wait_s, **names)
-        self._record(send.candidate, begun.at, outcome)
+        self._record(send, begun.at, outcome)
         if isinstance(outcome, asyncio.CancelledError):
             self.breaker.withdraw(begun.permit)
         else:
@@ -327,8 +334,8 @@ class Sends:
     def _since_asked_ms(self, send: "_Send") -> float:
         return (self.deadline.clock.monotonic_s() - send.asked_at_s) * 1000
 
-    def _record(self, candidate: Candidate, started_at: datetime, outcome: _Outcome) -> None:
-        finished_at = self.deadline.clock.now()
+    def _record(self, send: "_Send", started_at: datetime, outcome: _Outcome) -> None:
+        candidate, finished_at = send.candidate, self.deadline.clock.now()
         attempt = Attempt(
             ordinal=len(self.attempts) + 1,
             provider=candidate.provider,
@@ -340,7 +347,8 @@ class Sends:
             **_facts_of(outcome, price_for(candidate), started_at, with_sound=self.run.route.needs.audio),
         )
         self.attempts.append(attempt)
-        self.telemetry.attempt_ended(attempt, self.run)
+        reply = outcome if isinstance(outcome, ProviderReply) else None
+        self.telemetry.attempt_ended(attempt, self.run, Sent(send.question, reply, self.tell is not None))
 
 
 def _left_alone(candidate: Candidate, for_s: float) -> LLMUnavailable:

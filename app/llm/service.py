@@ -21,6 +21,8 @@ from app.llm.stages import Stages
 from app.llm.story import Story, Wiring
 from app.llm.streams import LLMStream, Streaming
 from app.llm.structured.wanted import Checked, wanted
+from app.llm.telemetry import Whose
+from app.llm.tracing import CallSpan
 from app.llm.types import LLMCallContext, LLMProfile, LLMRequest, LLMResponse
 
 T = TypeVar("T")
@@ -204,7 +206,7 @@ class LLMService(Stages):
         tell: Tell | None = None,
         check: Check | None = None,
     ) -> LLMResponse:
-        self._telemetry.call_started()
+        span = self._telemetry.call_started()
         started_s, call = self._clock.monotonic_s(), None
         try:
             call = await begin(
@@ -218,23 +220,27 @@ class LLMService(Stages):
             )
             response = await self._story.answer(call)
         except BaseException as error:
-            self._ended(request, call, error, started_s)
+            self._ended(request, call, error, started_s, span)
             if isinstance(error, LLMKeyConflict) and call is not None:
                 raise await self._story.explained(call, error) from None
             raise
-        self._ended(request, call, response, started_s)
+        self._ended(request, call, response, started_s, span)
         return response
 
     def _ended(
-        self, request: LLMRequest, call: Call | None, outcome: LLMResponse | BaseException, started_s: float
+        self,
+        request: LLMRequest,
+        call: Call | None,
+        outcome: LLMResponse | BaseException,
+        started_s: float,
+        span: CallSpan | None,
     ) -> None:
-        stage = call.context.stage if call else None
+        whose = Whose(call.run_id, call.context.workspace_id, call.context.stage) if call else Whose()
         self._telemetry.call_ended(
             outcome,
+            span=span,
             request=request,
-            profile=self._story.router.profile_of(request, stage),
+            profile=self._story.router.profile_of(request, whose.stage),
             latency_ms=(self._clock.monotonic_s() - started_s) * 1000,
-            run_id=call.run_id if call else None,
-            workspace_id=call.context.workspace_id if call else None,
-            stage=stage,
+            whose=whose,
         )

@@ -25,6 +25,7 @@ from app.llm.fields.openai import OpenAIFields
 from app.llm.fields.own import known_providers, own_fields
 from app.llm.fields.rates import RateFields
 from app.llm.fields.routing_file import RoutingFileFields
+from app.llm.fields.telemetry import LogFormat, TelemetryFields
 from app.llm.routing_file import Origins
 from app.llm.schemas import SchemaMismatch
 from app.llm.types import LLMProfile, checked_model
@@ -36,6 +37,7 @@ __all__ = [
     "LLMMode",
     "LLMSettings",
     "LiteLLMLane",
+    "LogFormat",
     "OnAbandoned",
     "OnInProgress",
     "RetryPossiblyPaid",
@@ -82,6 +84,7 @@ class LLMSettings(
     BudgetFields,
     RateFields,
     LedgerFields,
+    TelemetryFields,
     CassetteFields,
 ):
     """Settings from `LLM_` variables, a `.env` file in the working directory, or the routing file that they name."""

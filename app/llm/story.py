@@ -48,7 +48,8 @@ from app.llm.sends import Sends
 from app.llm.settings import LLMSettings
 from app.llm.spending import Spending
 from app.llm.structured.judge import Judge, check_replay, passes
-from app.llm.telemetry import EVENT_FENCED, EVENT_TAKEOVER, Telemetry
+from app.llm.telemetry import EVENT_FENCED, Telemetry
+from app.llm.tracing import current_trace_id
 from app.llm.types import LLMResponse
 
 
@@ -105,9 +106,7 @@ class Story:
         if not isinstance(claimed, Won):
             return self._served(call, run, claimed)
         if claimed.supersedes is not None:
-            self._telemetry.event(
-                EVENT_TAKEOVER, level="warning", llm_run_id=run.run_id, supersedes=claimed.supersedes
-            )
+            self._telemetry.taken_over(run.run_id, claimed.supersedes)
         return await self._executed(call, run)
 
     async def explained(self, call: Call, conflict: LLMKeyConflict) -> LLMKeyConflict:
@@ -183,6 +182,7 @@ class Story:
             flight_slot=slot_for(workspace, prompt, route.kept[0]) if flies else None,
             cache_candidates=() if call.check or not reads else self._cache.servable_now(route),
             reservation=held,
+            trace_id=current_trace_id(),
         )
 
     async def _recorded_hit(self, call: Call, run: NewRun, answer: StoredAnswer) -> LLMResponse:

@@ -1,12 +1,13 @@
-"""Event names, fields and metric names: the only file that spells them, so that dashboards never chase a rename."""
+"""What is told of calls to logs, metrics and traces: one helper an occasion. Events are spelled here and nowhere else."""
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-from app.core.logging import is_shown, write
+from app.core.logging import Render, host_context, is_shown, json_line, write
+from app.llm import conventions
 from app.llm.errors import (
     LLMBudgetExceeded,
     LLMCancelled,
@@ -16,21 +17,28 @@ from app.llm.errors import (
     LLMNoCandidate,
     LLMProviderError,
 )
+from app.llm.metric_names import (
+    ATTEMPT_DURATION_S,
+    ATTEMPTS,
+    BUDGET_REFUSALS,
+    BUDGET_WARNINGS,
+    CALL_DURATION_S,
+    CALLS,
+    COST_UNKNOWN,
+    COST_USD,
+    FALLBACKS,
+    IN_FLIGHT,
+    QUEUE_WAIT_S,
+    RETRIES,
+    SERVED,
+    TAKEOVERS,
+    TOKENS,
+    WHO,
+)
 from app.llm.ports import NewRun
 from app.llm.redaction import Redactor
+from app.llm.tracing import CallSpan, LedgerSpan, Sent, Tracing, current_ids
 from app.llm.types import Attempt, LLMProfile, LLMRequest, LLMResponse
-
-CALLS = "llm_calls_total"
-ATTEMPTS = "llm_attempts_total"
-RETRIES = "llm_retries_total"
-FALLBACKS = "llm_fallbacks_total"
-SERVED = "llm_served_total"
-TOKENS = "llm_tokens_total"
-CALL_LATENCY_MS = "llm_call_latency_ms"
-QUEUE_WAIT_MS = "llm_queue_wait_ms"
-IN_FLIGHT = "llm_in_flight"
-BUDGET_WARNINGS = "llm_budget_warnings_total"
-BUDGET_REFUSALS = "llm_budget_refusals_total"
 
 EVENT_READY = "llm_ready"
 EVENT_LANE_UNFIT = "llm_lane_unfit"
@@ -55,17 +63,22 @@ EVENT_BACKGROUND_FAULT = "llm_background_fault"
 EVENT_BUDGET_SOFT = "llm_budget_soft_limit"
 EVENT_BUDGET_EXCEEDED = "llm_budget_exceeded"
 
+_FAULTS = frozenset({"FAILED", "REFUSED"})
+"""What makes the span of a call an error: a caller that went away does not."""
 _OWN_WORDS = frozenset({"llm_run_id", "status", "served_from", "profile", "provider", "error_code"})
 """Fields that this package spells itself; all other texts are redacted."""
 
 NAMES_REMEMBERED, NAME_CHARS = 1024, 64
 """Workspaces, stages and models come again and again: what redaction makes of such short texts is remembered."""
 
+Readings = Iterable[tuple[Mapping[str, str], float]]
+"""Labels with a value each, as they are now."""
+
 _LEVELS: Mapping[str, int] = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
 class Metrics(Protocol):
-    """Counters, histograms and gauges behind a small port; labels are short and bounded."""
+    """Counters, histograms and gauges behind a small port; `METRICS` lists the names. `PrometheusMetrics` is one."""
 
     def add(self, name: str, value: float, labels: Mapping[str, str]) -> None:
         """Add to a counter, or to a gauge (negative values)."""
@@ -74,6 +87,18 @@ class Metrics(Protocol):
     def observe(self, name: str, value: float, labels: Mapping[str, str]) -> None:
         """Record one value of a distribution."""
         ...
+
+    def watch(self, name: str, read: Callable[[], Readings]) -> Callable[[], None]:
+        """Have a gauge read when its values are wanted, in any thread; return what ends that."""
+        ...
+
+
+class Whose(NamedTuple):
+    """Whom a call belongs to, as far as that was known when it ended."""
+
+    llm_run_id: str | None = None
+    workspace_id: str | None = None
+    stage: str | None = None
 
 
 class Telemetry:
@@ -85,8 +110,12 @@ class Telemetry:
         metrics: Metrics | None = None,
         redactor: Redactor | None = None,
         log_content: bool = False,
+        render: Render = json_line,
+        tracing: Tracing | None = None,
     ) -> None:
         self._metrics = metrics
+        self._render = render
+        self._tracing = tracing or Tracing()
         self.redact: Callable[[str], str] = redactor or Redactor()
         self._redact_name = lru_cache(NAMES_REMEMBERED)(self.redact)
         self._log_content = log_content
@@ -105,7 +134,11 @@ class Telemetry:
                 told[field] = self._clean(value)
             elif value is not None:
                 told[field] = value
-        write(level, told)
+        if (ids := current_ids()) is not None:
+            told["trace_id"], told["span_id"] = ids
+        for field, value in host_context().items():
+            told.setdefault(field, self._clean(value) if isinstance(value, str) else value)
+        write(level, told, self._render)
 
     def _clean(self, text: str) -> str:
         return self._redact_name(text) if len(text) <= NAME_CHARS else self.redact(text)
@@ -114,43 +147,81 @@ class Telemetry:
         """The installed LiteLLM has no dialect lane; calls go through `litellm.acompletion`."""
         self.event(EVENT_LANE_UNFIT, level="warning", wanted="dialect", lane="acompletion", reason=reason)
 
-    def call_started(self) -> None:
-        """A call came in."""
+    def watch(self, name: str, read: Callable[[], Readings]) -> Callable[[], None]:
+        """Have a gauge read when it is wanted; return what ends that."""
+        return (lambda: None) if self._metrics is None else self._metrics.watch(name, read)
+
+    def ledger(self, name: str, run_id: str) -> LedgerSpan:
+        """Return the span of a ledger's transaction, for a `with` block."""
+        return self._tracing.ledger(name, run_id)
+
+    def taken_over(self, run_id: str, supersedes: str) -> None:
+        """A key was taken over from a run whose owner died."""
+        if self._metrics is not None:
+            self._metrics.add(TAKEOVERS, 1, {})
+        self.event(EVENT_TAKEOVER, level="warning", llm_run_id=run_id, supersedes=supersedes)
+
+    def call_started(self) -> CallSpan | None:
+        """A call came in; return its span, which `call_ended` takes."""
         if self._metrics is not None:
             self._metrics.add(IN_FLIGHT, 1, {})
+        return self._tracing.begin_call()
 
     def call_ended(
         self,
         outcome: LLMResponse | BaseException,
         *,
+        span: CallSpan | None,
         request: LLMRequest,
         profile: LLMProfile,
         latency_ms: float,
-        run_id: str | None,
-        workspace_id: str | None,
-        stage: str | None,
+        whose: Whose,
     ) -> None:
         """A call went out: with an answer, refused, failed, or cancelled."""
         facts = _facts(outcome)
         labels = {**facts, "profile": profile.value}
-        if self._metrics is not None:
-            _count_call(self._metrics, labels, latency_ms)
-        level = logging.WARNING if facts["status"] == "FAILED" else logging.INFO
-        if is_shown(level):
-            whose = {"llm_run_id": run_id, "workspace_id": workspace_id, "stage": stage}
-            said = {"latency_ms": round(latency_ms, 2), **whose, **labels}
-            if self._log_content:
-                said["prompt"] = request.messages[-1].text
-                said["answer"] = outcome.text if isinstance(outcome, LLMResponse) else ""
-            self._tell(EVENT_CALL, level, said)
+        told = {**whose._asdict(), **labels}
+        try:
+            if self._metrics is not None:
+                _count_call(self._metrics, labels, latency_ms)
+            level = logging.WARNING if facts["status"] == "FAILED" else logging.INFO
+            if is_shown(level):
+                said: dict[str, object] = {"latency_ms": round(latency_ms, 2), **told}
+                if self._log_content:
+                    said["prompt"] = request.messages[-1].text
+                    said["answer"] = outcome.text if isinstance(outcome, LLMResponse) else ""
+                self._tell(EVENT_CALL, level, said)
+        finally:
+            if span is not None:
+                span.end(self._said_of_call(told, outcome), failed=facts["status"] in _FAULTS)
+
+    def _said_of_call(
+        self, told: Mapping[str, str | None], outcome: LLMResponse | BaseException
+    ) -> dict[str, str | int | None]:
+        sends = outcome.attempts if isinstance(outcome, LLMResponse) else getattr(outcome, "attempts", ())
+        answered = "served_from" in told
+        return {
+            conventions.RUN_ID: told["llm_run_id"],
+            **{
+                name: None if (value := told[field]) is None else self._clean(value)
+                for name, field in ((conventions.WORKSPACE, "workspace_id"), (conventions.STAGE, "stage"))
+            },
+            conventions.PROFILE: told["profile"],
+            conventions.STATUS: told["status"],
+            conventions.SERVED_FROM: told.get("served_from"),
+            conventions.ANSWERED_BY: f"{told['provider']}:{told['model']}" if answered else None,
+            conventions.FAILED_ATTEMPTS: sum(send.status != "SUCCEEDED" for send in sends),
+            conventions.ERROR_TYPE: told.get("error_code"),
+        }
 
     def waited(self, waited_ms: float, *, provider: str) -> None:
         """A send got its slot."""
         if self._metrics is not None:
-            self._metrics.observe(QUEUE_WAIT_MS, waited_ms, {"provider": provider})
+            self._metrics.observe(QUEUE_WAIT_S, waited_ms / 1000, {"provider": provider})
 
-    def attempt_ended(self, attempt: Attempt, run: NewRun) -> None:
+    def attempt_ended(self, attempt: Attempt, run: NewRun, sent: Sent) -> None:
         """One send ended."""
+        self._tracing.attempt(attempt, run, sent)
         labels = {"provider": attempt.provider.value, "model": attempt.model}
         if attempt.error_code:
             labels["error_code"] = attempt.error_code
@@ -219,17 +290,22 @@ def _count_call(metrics: Metrics, facts: Mapping[str, str], latency_ms: float) -
     metrics.add(IN_FLIGHT, -1, {})
     metrics.add(CALLS, 1, {**labels, "status": facts["status"]})
     if "served_from" in facts:
-        metrics.add(SERVED, 1, {"from": facts["served_from"]})
-    metrics.observe(CALL_LATENCY_MS, latency_ms, labels)
+        metrics.add(SERVED, 1, {"served_from": facts["served_from"]})
+    metrics.observe(CALL_DURATION_S, latency_ms / 1000, labels)
 
 
 def _count_attempt(metrics: Metrics, attempt: Attempt, labels: Mapping[str, str]) -> None:
+    who = {name: labels[name] for name in WHO}
     metrics.add(ATTEMPTS, 1, {**labels, "status": attempt.status})
+    metrics.observe(ATTEMPT_DURATION_S, attempt.latency_ms / 1000, who)
     usage = attempt.usage
     for kind, count in (("input", usage.input_tokens), ("output", usage.output_tokens)):
         if count:
-            tokens = {"provider": attempt.provider.value, "model": attempt.model, "kind": kind}
-            metrics.add(TOKENS, count, tokens)
+            metrics.add(TOKENS, count, {**who, "kind": kind})
+    if attempt.cost_usd is None:
+        metrics.add(COST_UNKNOWN, 1, who)
+    else:
+        metrics.add(COST_USD, float(attempt.cost_usd), who)
 
 
 def _facts(outcome: LLMResponse | BaseException) -> dict[str, str]:

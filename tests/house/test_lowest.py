@@ -21,6 +21,7 @@ def test_each_floor_is_installed() -> None:
     required = [
         *project["project"]["dependencies"],
         *project["project"]["optional-dependencies"]["crypto"],
+        *project["project"]["optional-dependencies"]["metrics"],
         *project["dependency-groups"]["test"],
     ]
     lowest: dict[str, tuple[int, ...]] = {}

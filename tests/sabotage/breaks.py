@@ -22,6 +22,7 @@ from tests.sabotage.schema_breaks import SCHEMA_BREAKS
 from tests.sabotage.spool_breaks import SPOOL_BREAKS
 from tests.sabotage.stage_breaks import STAGE_BREAKS
 from tests.sabotage.stream_breaks import STREAM_BREAKS
+from tests.sabotage.telemetry_breaks import TELEMETRY_BREAKS
 from tests.sabotage.text_breaks import TEXT_BREAKS
 from tests.sabotage.usage_breaks import USAGE_BREAKS
 from tests.sabotage.weights_breaks import WEIGHTS_BREAKS
@@ -44,4 +45,5 @@ BREAKS: tuple[Break, ...] = (
     *DOCTOR_BREAKS,
     *CASSETTE_BREAKS,
     *RATE_BREAKS,
+    *TELEMETRY_BREAKS,
 )  # fmt: skip

@@ -25,7 +25,7 @@ def test_the_example_lists_every_setting_once_under_its_section_with_its_meaning
     assert [line for line in text.splitlines() if line.startswith("# --")] == [
         "# -- routing", "# -- providers", "# -- limits", "# -- log", "# -- routing file", "# -- learning",
         "# -- Ollama", "# -- Gemini", "# -- OpenAI", "# -- Anthropic", "# -- Groq", "# -- budgets", "# -- rates",
-        "# -- ledger", "# -- record and replay",
+        "# -- ledger", "# -- telemetry", "# -- record and replay",
     ]  # fmt: skip
     assert all(f"# {field.description}\n" in text for field in LLMSettings.model_fields.values())
 

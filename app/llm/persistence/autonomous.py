@@ -69,6 +69,11 @@ class AutonomousRunRepo(LedgerRunRepo):
         """Runs of this process that are STARTED, with an event where somebody waits for their end."""
         self._spool_timer: asyncio.TimerHandle | None = None
 
+    @property
+    def spooled(self) -> int:
+        """How many outcomes wait in the spool of this process."""
+        return len(self._spooling)
+
     async def open(self) -> None:
         """Adopt the spool files of dead processes, now and later; warn when no spool could be written."""
         try:
@@ -105,14 +110,6 @@ class AutonomousRunRepo(LedgerRunRepo):
             self._recall.keep(places[name], answer, since=since)
         return found
 
-    async def create_started(self, run: NewRun) -> ClaimOutcome:
-        """Claim; a caller that is cancelled meanwhile leaves no STARTED row behind."""
-        return await self._claim(run, None)
-
-    async def save_result_for_idempotency_key(self, run: NewRun, answer: StoredAnswer) -> ClaimOutcome:
-        """Claim with the answer already known."""
-        return await self._claim(run, answer)
-
     async def record_hit(self, run: NewRun, answer: StoredAnswer) -> None:
         """Write the row of a hit without a key, in the background."""
         if self._behind.full:
@@ -132,7 +129,8 @@ class AutonomousRunRepo(LedgerRunRepo):
 
     async def mark_cancelled(self, run: NewRun, failure: Failure) -> Finished:
         """Settle a run whose caller is gone, in the background."""
-        self._begin(self._insist(self._unanswered(run, failure, "CANCELLED"), self._give_up_at()))
+        settling = self._insist(self._unanswered(run, failure, "CANCELLED"), self._give_up_at())
+        self._begin(self._traced(run, settling))
         return Finished()
 
     async def wait_finished(self, run_id: str, timeout_s: float) -> str | None:
@@ -171,6 +169,7 @@ class AutonomousRunRepo(LedgerRunRepo):
     # -- claiming
 
     async def _claim(self, run: NewRun, answer: StoredAnswer | None) -> ClaimOutcome:
+        """Claim; a caller that is cancelled meanwhile leaves no STARTED row behind."""
         if len(self._spooling):
             if run.idempotency_key is not None and not run.force:
                 state = self._spooling.key_state(run.workspace_id, run.idempotency_key, run.request_sha256)

@@ -219,6 +219,7 @@ def _run_values(run: NewRun, rules: ClaimRules) -> dict[str, Any]:
         "needs": run.route.needs.model_dump_json(), "metadata": object_json(run.metadata), "lease_s": run.lease_s,
         "reserved_tokens": None if held is None else held.tokens,
         "reserved_cost_usd": None if held is None else held.usd,
+        "trace_id": run.trace_id,
     }  # fmt: skip
 
 

@@ -5,14 +5,15 @@ the write lock is held while the provider works, two keys in opposite order can 
 rollback after a paid call loses its record.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from functools import partial
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.llm import telemetry as events
 from app.llm.budgets import BudgetState, Measure, Reservation
+from app.llm.conventions import CLAIM_SPAN, FINISH_SPAN
 from app.llm.errors import LLMError, LLMLedgerError
 from app.llm.fields.budgets import Per
 from app.llm.persistence import budgets, ledger, settlement
@@ -33,6 +34,7 @@ from app.llm.ports import (
     Success,
 )
 from app.llm.telemetry import Telemetry
+from app.llm.tracing import LedgerSpan
 from app.llm.types import LLMRequest
 
 T = TypeVar("T")
@@ -67,11 +69,11 @@ class LedgerRunRepo:
 
     async def create_started(self, run: NewRun) -> ClaimOutcome:
         """Claim."""
-        return await self._transact(lambda: ledger.claim(run, self.rules))
+        return await self._claimed(run, None)
 
     async def save_result_for_idempotency_key(self, run: NewRun, answer: StoredAnswer) -> ClaimOutcome:
         """Claim with the answer already known."""
-        return await self._transact(lambda: ledger.claim(run, self.rules, answer))
+        return await self._claimed(run, answer)
 
     async def record_hit(self, run: NewRun, answer: StoredAnswer) -> None:
         """Write the row of a hit without a key."""
@@ -123,37 +125,35 @@ class LedgerRunRepo:
 
     async def mark_succeeded(self, run: NewRun, success: Success) -> Finished:
         """Settle a run that has its answer."""
-        return await self._settle(
-            settlement.of_success(
-                run,
-                success,
-                owner=self.rules.owner,
-                key_ttl_s=self.rules.key_ttl_s,
-                keep=self.keep_payloads,
-                codec=self.rules.codec,
-            )
+        settled = settlement.of_success(
+            run,
+            success,
+            owner=self.rules.owner,
+            key_ttl_s=self.rules.key_ttl_s,
+            keep=self.keep_payloads,
+            codec=self.rules.codec,
         )
+        return await self._traced(run, self._settle(settled))
 
     async def mark_done(self, run: NewRun, done: Done) -> Finished:
         """Settle an effect whose work is done."""
-        return await self._settle(
-            settlement.of_effect(
-                run,
-                done,
-                owner=self.rules.owner,
-                key_ttl_s=self.rules.key_ttl_s,
-                keep=self.keep_payloads,
-                codec=self.rules.codec,
-            )
+        settled = settlement.of_effect(
+            run,
+            done,
+            owner=self.rules.owner,
+            key_ttl_s=self.rules.key_ttl_s,
+            keep=self.keep_payloads,
+            codec=self.rules.codec,
         )
+        return await self._traced(run, self._settle(settled))
 
     async def mark_failed(self, run: NewRun, failure: Failure) -> Finished:
         """Settle a run that has none."""
-        return await self._settle(self._unanswered(run, failure, "FAILED"))
+        return await self._traced(run, self._settle(self._unanswered(run, failure, "FAILED")))
 
     async def mark_cancelled(self, run: NewRun, failure: Failure) -> Finished:
         """Settle a run whose caller is gone."""
-        return await self._settle(self._unanswered(run, failure, "CANCELLED"))
+        return await self._traced(run, self._settle(self._unanswered(run, failure, "CANCELLED")))
 
     async def wait_finished(self, run_id: str, timeout_s: float) -> str | None:  # noqa: ARG002  # never waits inside a caller's transaction
         """Return the run's status; None while STARTED or unknown."""
@@ -186,6 +186,17 @@ class LedgerRunRepo:
             codec=self.rules.codec,
         )
 
+    async def _claimed(self, run: NewRun, answer: StoredAnswer | None) -> ClaimOutcome:
+        with self._telemetry.ledger(CLAIM_SPAN, run.run_id) as span:
+            return span.told(await self._claim(run, answer))
+
+    async def _claim(self, run: NewRun, answer: StoredAnswer | None) -> ClaimOutcome:
+        return await self._transact(lambda: ledger.claim(run, self.rules, answer))
+
+    def _traced(self, run: NewRun, settling: Awaitable[Finished]) -> Coroutine[Any, Any, Finished]:
+        """Return the settling within its span, which begins now: in the background its call may be over by then."""
+        return _spanned(self._telemetry.ledger(FINISH_SPAN, run.run_id), settling)
+
     async def _transact(self, steps: Callable[[], Steps[T]]) -> T:
         return await self._executor.transaction(steps)
 
@@ -203,6 +214,11 @@ class LedgerRunRepo:
                 events.EVENT_ANSWER_LOST, level="error", llm_run_id=settled.run_id, error_message=reason
             )
         return finished
+
+
+async def _spanned(span: LedgerSpan, settling: Awaitable[Finished]) -> Finished:
+    with span:
+        return span.told(await settling)
 
 
 class SqlAlchemyLLMRunRepo(LedgerRunRepo):

@@ -64,7 +64,7 @@ _CLAIMED = {
         *("id", "workspace_id", "pipeline_run_id", "stage", "idempotency_key", "idem_slot", "flight_slot"),
         *("prompt_sha256", "request_sha256", "candidate_sha256", "fingerprint_version", "profile"),
         *("provider", "model", "cache_mode", "execution", "supersedes", "owner", "sends_noted"),
-        *("route", "needs", "metadata", "reserved_tokens", "reserved_cost_usd"),
+        *("route", "needs", "metadata", "reserved_tokens", "reserved_cost_usd", "trace_id"),
     ),
     "status": _literal(STARTED),
     "created_at": db_now(),

@@ -3,16 +3,14 @@
 from opentelemetry.trace import Span, get_current_span
 from pydantic_ai.messages import ModelResponse
 
-_REQUEST_MODEL = "gen_ai.request.model"
-"""Set on the spans that PydanticAI opens around requests, and only there.
-
-Source: https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-spans/."""
+from app.llm import conventions
+from app.llm.tracing import is_request
 
 
 def request_span() -> Span | None:
     """Return the current span if it is that of a model's request; a span of the caller's own is left alone."""
     span = get_current_span()
-    return span if span.is_recording() and _REQUEST_MODEL in getattr(span, "attributes", {}) else None
+    return span if is_request(span) else None
 
 
 def name_answer(span: Span | None, response: ModelResponse) -> None:
@@ -26,10 +24,10 @@ def name_answer(span: Span | None, response: ModelResponse) -> None:
     provenance = response.metadata or {}
     span.set_attributes(
         {
-            "gen_ai.provider.name": response.provider_name or "",
-            "gen_ai.system": response.provider_name or "",
-            "signalbox.run_id": provenance["llm_run_id"],
-            "signalbox.served_from": provenance["served_from"],
-            "signalbox.failed_attempts": len(response.failed_attempts or ()),
+            conventions.PROVIDER_NAME: conventions.provider_name(response.provider_name or ""),
+            conventions.SYSTEM: response.provider_name or "",
+            conventions.RUN_ID: provenance["llm_run_id"],
+            conventions.SERVED_FROM: provenance["served_from"],
+            conventions.FAILED_ATTEMPTS: len(response.failed_attempts or ()),
         }
     )

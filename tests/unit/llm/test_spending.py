@@ -13,9 +13,9 @@ from app.bootstrap import build_llm_service
 from app.db.unit_of_work import unit_of_work
 from app.llm.budgets import estimate
 from app.llm.errors import LLMBudgetExceeded, LLMTimeout
+from app.llm.metric_names import BUDGET_REFUSALS, BUDGET_WARNINGS
 from app.llm.persistence.models import LLMBudget
 from app.llm.service import LLMService
-from app.llm.telemetry import BUDGET_REFUSALS, BUDGET_WARNINGS
 from app.llm.testing.client import ScriptedClient, text_reply
 from app.llm.types import ServedFrom
 from tests.support.budgets import PRICED, counted, counters

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from app.bootstrap import build_llm_service
+from app.llm import metric_names as metered
 from app.llm import telemetry as names
 from app.llm.errors import LLMProviderError, LLMWorkspaceMissing
 from app.llm.telemetry import Telemetry
@@ -28,10 +29,15 @@ class Counters:
         self.observed: Counter[str] = Counter()
 
     def add(self, name: str, value: float, labels: Any) -> None:
+        assert set(labels) <= set(metered.METRICS[name].labels)
         self.counts[(name, *(f"{key}={labels[key]}" for key in sorted(labels)))] += int(value)
 
     def observe(self, name: str, value: float, labels: Any) -> None:  # noqa: ARG002  # the port's signature
+        assert set(labels) <= set(metered.METRICS[name].labels)
         self.observed[name] += 1
+
+    def watch(self, name: str, read: Any) -> Any:  # noqa: ARG002  # the port's signature
+        return lambda: None
 
     def total(self, name: str, *labels: str) -> int:
         return sum(n for key, n in self.counts.items() if key[0] == name and set(labels) <= set(key))
@@ -57,19 +63,19 @@ async def test_a_call_is_counted_where_it_ends(sqlite_url: str):
         client.script = [refused() for _ in range(4)]
         with pytest.raises(LLMProviderError):
             await llm.chat(request("Other"))
-    assert metrics.total(names.CALLS) == 3
-    assert metrics.total(names.CALLS, "status=SUCCEEDED") == 2
-    assert metrics.total(names.CALLS, "status=FAILED") == 1
-    assert metrics.total(names.SERVED, "from=live") == 1
-    assert metrics.total(names.SERVED, "from=replay") == 1
-    assert metrics.total(names.ATTEMPTS, "status=FAILED") == 6
-    assert metrics.total(names.ATTEMPTS, "status=SUCCEEDED") == 1
-    assert metrics.total(names.RETRIES, "model=first", "provider=ollama") == 2
-    assert metrics.total(names.FALLBACKS, "model=first", "provider=ollama") == 2
-    assert metrics.total(names.TOKENS, "kind=input") == 3
-    assert metrics.total(names.TOKENS, "kind=output") == 5
-    assert metrics.total(names.IN_FLIGHT) == 0
-    assert metrics.observed[names.CALL_LATENCY_MS] == 3
+    assert metrics.total(metered.CALLS) == 3
+    assert metrics.total(metered.CALLS, "status=SUCCEEDED") == 2
+    assert metrics.total(metered.CALLS, "status=FAILED") == 1
+    assert metrics.total(metered.SERVED, "served_from=live") == 1
+    assert metrics.total(metered.SERVED, "served_from=replay") == 1
+    assert metrics.total(metered.ATTEMPTS, "status=FAILED") == 6
+    assert metrics.total(metered.ATTEMPTS, "status=SUCCEEDED") == 1
+    assert metrics.total(metered.RETRIES, "model=first", "provider=ollama") == 2
+    assert metrics.total(metered.FALLBACKS, "model=first", "provider=ollama") == 2
+    assert metrics.total(metered.TOKENS, "kind=input") == 3
+    assert metrics.total(metered.TOKENS, "kind=output") == 5
+    assert metrics.total(metered.IN_FLIGHT) == 0
+    assert metrics.observed[metered.CALL_DURATION_S] == 3
 
 
 async def test_calls_in_flight_are_counted_down_however_they_end(sqlite_url: str):
@@ -78,12 +84,12 @@ async def test_calls_in_flight_are_counted_down_however_they_end(sqlite_url: str
         call = asyncio.create_task(llm.chat(request()))
         while not client.sends:  # noqa: ASYNC110
             await asyncio.sleep(0)
-        assert metrics.total(names.IN_FLIGHT) == 1
+        assert metrics.total(metered.IN_FLIGHT) == 1
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
-        assert metrics.total(names.IN_FLIGHT) == 0
-        assert metrics.total(names.CALLS, "status=CANCELLED") == 1
+        assert metrics.total(metered.IN_FLIGHT) == 0
+        assert metrics.total(metered.CALLS, "status=CANCELLED") == 1
 
 
 async def test_a_refused_call_is_told_as_refused(sqlite_url: str, caplog: Any):
@@ -232,3 +238,29 @@ def test_a_line_is_ascii_json_whatever_its_fields_hold(caplog: Any, value: Any, 
     told = json.loads(line)
     assert (told["event"], told["level"], told["value"]) == ("x", "warning", read)
     assert told["timestamp"].endswith("Z")
+
+
+def test_metrics_are_spelled_in_one_file():
+    here = {
+        name for name, value in vars(names).items() if isinstance(value, str) and value.startswith("llm_")
+    }
+    own = {name for name in here if name in vars(metered)}
+    assert {name for name in here - own if not name.startswith("EVENT_")} == set()
+
+
+async def test_takeovers_are_counted_and_told(sqlite_url: str, caplog: Any):
+    metrics, outside = Counters(), Outside(sqlite_url)
+    client = ScriptedClient(gate=asyncio.Event())
+    settings = settings_for(sqlite_url)
+    async with build_llm_service(settings, client=client, metrics=metrics) as llm:
+        dead = asyncio.create_task(llm.chat(KEYED))
+        while not client.sends:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        await outside.end_leases()
+        async with build_llm_service(settings, client=ScriptedClient(), metrics=metrics) as other:
+            await other.chat(KEYED)
+        client.gate.set() if client.gate else None
+        await dead
+    await outside.close()
+    assert metrics.total(metered.TAKEOVERS) == 1
+    assert len(_events(caplog, names.EVENT_TAKEOVER)) == 1

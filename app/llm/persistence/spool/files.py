@@ -70,6 +70,14 @@ class SpoolFiles:
         """Return the spool files that bear another host's name and that nobody is known to use."""
         return [path for path in self._spools() if self._writer_of(path) != self._host and _is_left(path)]
 
+    def lines(self) -> dict[str, int]:
+        """Return how many lines the files of this database hold here, by their suffix, whoever wrote them.
+
+        Raises:
+            OSError: A file cannot be read.
+        """
+        return {suffix: sum(map(_lines, self._all(suffix))) for suffix in (SPOOL, REFUSED, UNPLACED)}
+
     def check(self) -> None:
         """Make sure that a file could be written.
 
@@ -101,7 +109,10 @@ class SpoolFiles:
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def _spools(self) -> list[Path]:
-        return sorted(self.directory.glob(f"{self._of_database}*{SPOOL}"))
+        return self._all(SPOOL)
+
+    def _all(self, suffix: str) -> list[Path]:
+        return sorted(self.directory.glob(f"{self._of_database}*{suffix}"))
 
     def _writer_of(self, path: Path) -> str:
         """Return the host in a name; a host's own name may have hyphens, what follows it has none."""
@@ -156,3 +167,11 @@ def _is_left(path: Path) -> bool:
 
 def _hidden(path: Path) -> Path:
     return path.with_name(f".{path.name}")
+
+
+def _lines(path: Path) -> int:
+    """Return how many lines a file has; none once it is gone."""
+    try:
+        return path.read_bytes().count(b"\n")
+    except FileNotFoundError:
+        return 0

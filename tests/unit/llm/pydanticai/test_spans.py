@@ -90,7 +90,7 @@ async def test_the_span_of_a_request_names_who_answered_and_the_row(
     expected = {
         "gen_ai.request.model": "balanced",
         "gen_ai.response.model": "gemini-2.5-flash",
-        "gen_ai.provider.name": "gemini",
+        "gen_ai.provider.name": "gcp.gemini",
         "gen_ai.system": "gemini",
         "signalbox.run_id": "run-1",
         "signalbox.served_from": served_from.value,
