@@ -13,19 +13,35 @@ from typing import Annotated
 import typer
 from typer.main import get_command
 
-from app.cli import batch, chat, config, costs, explain, extract, migrate, prune, report, runs, simulate
+from app.cli import (
+    batch,
+    chat,
+    config,
+    costs,
+    explain,
+    export,
+    extract,
+    migrate,
+    prune,
+    replay,
+    report,
+    runs,
+    simulate,
+)
 from app.cli.faults import INTERRUPTED, told
 from app.cli.options import AsJson
 from app.cli.output import emit, emit_json, note
 
 NAME = "signalbox"
 
-cli = typer.Typer(name=NAME, rich_markup_mode=None, add_completion=False)
+cli = typer.Typer(name=NAME, rich_markup_mode=None)
 cli.command()(chat.chat)
 cli.command()(extract.extract)
 cli.command()(batch.batch)
 cli.command()(explain.explain)
 cli.add_typer(runs.group, name="runs")
+cli.command()(replay.replay)
+cli.command()(export.export)
 cli.add_typer(config.group, name="config")
 cli.command()(report.report)
 cli.add_typer(costs.group, name="costs")
@@ -77,7 +93,10 @@ def global_options(
 
 @cli.command()
 def version(*, as_json: AsJson = False) -> None:
-    """Print the version."""
+    """Print the version.
+
+    Example: signalbox version --json
+    """
     number = installed_version(NAME)
     if as_json:
         emit_json({"version": number})
