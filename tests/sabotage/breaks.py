@@ -3,6 +3,7 @@
 from tests.sabotage.agent_breaks import AGENT_BREAKS
 from tests.sabotage.call_breaks import CALL_BREAKS
 from tests.sabotage.checked_breaks import CHECKED_BREAKS
+from tests.sabotage.command_breaks import COMMAND_BREAKS
 from tests.sabotage.config_breaks import CONFIG_BREAKS
 from tests.sabotage.durable_breaks import DURABLE_BREAKS
 from tests.sabotage.gate_breaks import GATE_BREAKS
@@ -28,4 +29,5 @@ BREAKS: tuple[Break, ...] = (
     *CONFIG_BREAKS,
     *PROVIDER_BREAKS,
     *USAGE_BREAKS,
+    *COMMAND_BREAKS,
 )  # fmt: skip
