@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.bootstrap import connect
 from app.db.base import db_now
+from app.db.engine import build_engine
 from app.llm.persistence import following
 from app.llm.persistence.executor import Executor
 from app.llm.persistence.following import Follower
@@ -111,6 +112,23 @@ async def test_a_run_that_is_committed_late_is_told_all_the_same(
     assert seen == expected
     assert await told(follower) == whole(late)
     assert await told(follower) == []
+
+
+@pytest.mark.pg
+async def test_of_two_open_transactions_the_later_one_is_waited_for_too(pg_url: str) -> None:
+    """Its number is given, and above any number that a snapshot names."""
+    reader, engine = connect(pg_url, timeout_s=5), build_engine(pg_url)
+    follower = Follower(reader, RunFilter())
+    await told(follower)
+    async with engine.connect() as first, engine.connect() as second:
+        runs = [await begun(first), await begun(second)]
+        for run, connection in zip(runs, (first, second), strict=True):
+            assert await told(follower) == []
+            await connection.commit()
+            assert await told(follower) == whole(run)
+            assert await told(follower) == []
+    await engine.dispose()
+    await reader.close()
 
 
 async def test_a_run_whose_end_is_committed_late_is_told_once(reader: Executor, engine: AsyncEngine) -> None:

@@ -3,7 +3,7 @@
 Rows show when they are committed, which need not be in the order of their times. So a poll reads again what was created
 since a bound, and leaves out what it told. The bound is a time before which nothing new can show any more:
 
-* PostgreSQL numbers transactions when they begin to write. Each poll notes the time and the next number; once every
+* PostgreSQL numbers transactions when they begin to write. Each poll notes the time, then takes a number; once every
   transaction below that number has ended, what still comes was created after that time.
 * SQLite has one writer at a time, so that what still comes was created after the newest row that shows.
 
@@ -44,26 +44,27 @@ class Event:
     run: Row
 
 
-class open_transactions(FunctionElement[int]):  # noqa: N801  # reads as the SQL function it is
-    """The number of the oldest transaction that is writing, or (`next`) of the next one; NULL where there are none."""
+class transaction_number(FunctionElement[int]):  # noqa: N801  # reads as the SQL function it is
+    """The number of the `oldest` transaction that is writing, or of this one, the `newest`; NULL where there are none."""
 
     type = sa.BigInteger()
     inherit_cache = True
-    name = "open_transactions"
+    name = "transaction_number"
 
-    def __init__(self, which: Literal["oldest", "next"]) -> None:
+    def __init__(self, which: Literal["oldest", "newest"]) -> None:
         super().__init__(sa.literal_column(which))
 
 
-@compiles(open_transactions, "sqlite")
-def _open_sqlite(element: open_transactions, compiler: SQLCompiler, **kw: Any) -> str:  # noqa: ARG001  # SQLAlchemy's hook
+@compiles(transaction_number, "sqlite")
+def _number_sqlite(element: transaction_number, compiler: SQLCompiler, **kw: Any) -> str:  # noqa: ARG001  # SQLAlchemy's hook
     return "NULL"
 
 
-@compiles(open_transactions, "postgresql")
-def _open_postgresql(element: open_transactions, compiler: SQLCompiler, **kw: Any) -> str:
-    end = {"oldest": "xmin", "next": "xmax"}[compiler.process(element.clauses, **kw)]
-    return f"txid_snapshot_{end}(txid_current_snapshot())"
+@compiles(transaction_number, "postgresql")
+def _number_postgresql(element: transaction_number, compiler: SQLCompiler, **kw: Any) -> str:
+    if compiler.process(element.clauses, **kw) == "oldest":
+        return "txid_snapshot_xmin(txid_current_snapshot())"
+    return "txid_current()"  # not the snapshot's xmax, which may be below numbers that are given already
 
 
 _latest = (
@@ -77,11 +78,11 @@ _latest = (
     .where(spaces.c.name.is_not(None))
     .subquery("latest")
 )
+_NOW = Step(sa.select(db_now().label("now")), {})
 _MARK = Step(
     sa.select(
-        open_transactions("oldest").label("oldest"),
-        open_transactions("next").label("next"),
-        db_now().label("now"),
+        transaction_number("oldest").label("oldest"),
+        transaction_number("newest").label("number"),
         sa.select(sa.func.max(_latest.c.at)).scalar_subquery().label("newest"),
     ),
     {},
@@ -127,8 +128,11 @@ class Follower:
         Raises:
             LLMLedgerError: The database is away or locked; the next poll goes on where this one was.
         """
-        mark = (await self._reader.read(_MARK)).rows[0]
-        begin = self._begin or await self._opened(mark["now"])
+        now: datetime = (await self._reader.read(_NOW)).rows[0]["now"]
+        mark = (await self._reader.read(_MARK)).rows[
+            0
+        ]  # after the time: whoever is numbered later wrote later
+        begin = self._begin or await self._opened(now)
         bound = max(begin, (self._bound or begin) - SLACK)
         async for row in self._ended():
             self._live.discard(row["id"])
@@ -138,7 +142,7 @@ class Follower:
             for event in self._new(row):
                 if self._wanted.fits(event.run):
                     yield event
-        self._advance(mark)
+        self._advance(mark, now)
 
     async def _opened(self, now: datetime) -> datetime:
         """Note what is under way; return since when runs count as new."""
@@ -178,12 +182,12 @@ class Follower:
             self._live.discard(row["id"])
             yield Event(kind="ended", at=row["finished_at"], run=row)
 
-    def _advance(self, mark: Mapping[str, Any]) -> None:
+    def _advance(self, mark: Mapping[str, Any], now: datetime) -> None:
         """Move the bound to where nothing new can show below it, and forget what was told before that."""
         if mark["oldest"] is None:
             self._bound = mark["newest"] or self._bound
         else:
-            self._marks.append((mark["next"], mark["now"]))
+            self._marks.append((mark["number"], now))
             while self._marks and self._marks[0][0] <= mark["oldest"]:
                 self._bound = self._marks.popleft()[1]
         if self._bound is not None:
