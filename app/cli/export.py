@@ -10,7 +10,7 @@ import typer
 
 from app.cli.faults import UsageFault
 from app.cli.options import AsJson, RunOptions, with_run_options
-from app.cli.output import emit, emit_json, note, status_line
+from app.cli.output import emit, emit_answer, emit_json, note, status_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,10 +66,10 @@ def export(
 @contextmanager
 def _sink(target: str, form: Format, *, texts: bool) -> "Iterator[Sink]":
     """Yield where rows go; what is missing for it is told before anything is read."""
-    from app.cli.exporting import JsonLines, to_stdout, whole_file  # noqa: PLC0415  # --help is fast
+    from app.cli.exporting import JsonLines, whole_file  # noqa: PLC0415  # --help is fast
 
     if target == STDOUT:
-        yield JsonLines(to_stdout)
+        yield JsonLines(emit_answer)
     elif form == "jsonl":
         with whole_file(Path(target)) as file:
             yield JsonLines(lambda lines: file.write(lines.encode()))

@@ -14,7 +14,6 @@ from typing import Any, BinaryIO, Protocol
 from app.bootstrap import payload_codec
 from app.cli import ledger
 from app.cli.faults import UsageFault
-from app.cli.output import emit
 from app.llm.persistence import exporting
 from app.llm.persistence.reports import RunFilter
 from app.llm.settings import load_settings
@@ -64,11 +63,6 @@ async def exported(
             runs, unread = runs + len(page.rows), unread + page.unread
             progress(f"{runs:,} runs")
     return Exported(runs=runs, unread=unread)
-
-
-def to_stdout(text: str) -> None:
-    """Write lines for a reader that may go away."""
-    emit(text)
 
 
 @contextmanager

@@ -159,7 +159,7 @@ def _cell(value: object) -> Any:  # rich's Text
     if isinstance(value, datetime):
         value = value.strftime("%Y-%m-%d %H:%M:%S")
     text = "" if value is None else harmless(str(value))
-    return Text(text, style=_STYLES.get(text, ""))
+    return Text(text, style=_STYLES.get(text.strip(), ""))
 
 
 def _plain(value: object) -> str | float:

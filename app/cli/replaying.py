@@ -84,6 +84,7 @@ async def repeated(start: str, on: str) -> Repetition:
     request = repetition_of(details, on)
     context = LLMCallContext(workspace_id=run["workspace_id"], stage=run["stage"])
     async with build_llm_service(settings) as service:
+        await service.warm_up()  # else its latency would be that of a library that is loaded
         response = await service.chat(request, context=context)
     return Repetition(original=_recorded(details), replay=_live(response))
 

@@ -22,8 +22,7 @@ _COLUMNS = (
     "error",
 )
 
-group = typer.Typer(help="Look at the ledger; free the key of a dead owner.")
-group.command()(tail)
+group = typer.Typer(help="Look at the ledger, follow it; free the key of a dead owner.")
 
 
 @group.command("list")
@@ -64,6 +63,9 @@ def show(run_id: RunId, *, as_json: AsJson = False) -> None:
         emit_json(run_document(details))
     else:
         emit_run(details)
+
+
+group.command()(tail)
 
 
 @group.command()

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 LONGEST_WAIT_S = 30.0
 """Seconds between looks at a database that stays away."""
+WIDEST_STATUS = len("SUCCEEDED")
 
 
 @with_run_options
@@ -85,7 +86,7 @@ def _cells(event: "Event") -> list[object]:
     return [
         event.at,
         run["id"],
-        run["status"],
+        f"{run['status']:<{WIDEST_STATUS}}",
         candidate(run),
         run["workspace_id"] + (f"/{run['stage']}" if run["stage"] else ""),
         source(run),
