@@ -1,4 +1,4 @@
-"""The screens of docs/COMMANDS.md: what commands print of a ledger that real calls filled: `python -m tools.screens`.
+"""The screens of docs/SCREENS.md: what commands print of a ledger that real calls filled: `python -m tools.screens`.
 
 The calls go through routing, retries, the cache and a database; only the providers' answers are scripted. Ids, times and
 latencies are set to fixed ones afterwards, so that the same code always prints the same screens.
@@ -30,7 +30,7 @@ from app.llm.persistence.exporting import COLUMNS, SENDS, TEXTS, Column, Kind
 from app.llm.settings import load_settings
 from app.llm.testing.client import Scripted, ScriptedClient, text_reply
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "COMMANDS.md"
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "SCREENS.md"
 FIRST = datetime(2026, 3, 2, 9, 15)  # noqa: DTZ001  # as SQLite keeps it
 APART = timedelta(hours=7, minutes=3)
 _ID = "019cadf3-{:04x}-7000-8000-00000000000{}"
