@@ -22,12 +22,14 @@ from app.cli import (
     costs,
     doctor,
     explain,
+    export,
     extract,
     metrics,
     migrate,
     models,
     prune,
     pull,
+    replay,
     report,
     runs,
     simulate,
@@ -39,12 +41,14 @@ from app.cli.output import emit, emit_json, note
 
 NAME = "signalbox"
 
-cli = typer.Typer(name=NAME, rich_markup_mode=None, add_completion=False)
+cli = typer.Typer(name=NAME, rich_markup_mode=None)
 cli.command()(chat.chat)
 cli.command()(extract.extract)
 cli.command()(batch.batch)
 cli.command()(explain.explain)
 cli.add_typer(runs.group, name="runs")
+cli.command()(replay.replay)
+cli.command()(export.export)
 cli.add_typer(config.group, name="config")
 cli.command()(report.report)
 cli.add_typer(costs.group, name="costs")
@@ -105,7 +109,10 @@ def global_options(
 
 @cli.command()
 def version(*, as_json: AsJson = False) -> None:
-    """Print the version."""
+    """Print the version.
+
+    Example: signalbox version --json
+    """
     number = installed_version(NAME)
     if as_json:
         emit_json({"version": number})

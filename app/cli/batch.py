@@ -42,6 +42,8 @@ def batch(
     Results come as they end, one line each: line, id, key, text, tool calls, run, usage, or the error. Each line has
     an idempotency key, its own or one made of the file's content and its number: a batch that was killed goes on with
     --resume, and no line that had its answer is sent again. The exit code is 1 if a line failed.
+
+    Example: signalbox batch in.jsonl -o out.jsonl --resume
     """
     from app.cli import batching  # noqa: PLC0415  # --help is fast
 

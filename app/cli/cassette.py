@@ -39,7 +39,7 @@ def export(  # noqa: PLR0913  # one parameter for each option
 
     Example: signalbox cassette export -o tests/cassettes/invoice.jsonl --stage extract --since 1h
     """
-    from app.cli.exporting import exported  # noqa: PLC0415  # --help is fast
+    from app.cli.cassette_file import exported  # noqa: PLC0415  # --help is fast
     from app.llm.persistence.reports import RunFilter  # noqa: PLC0415
 
     wanted = RunFilter(
@@ -67,7 +67,7 @@ def show(
 
     Example: signalbox cassette show tests/cassettes/invoice.jsonl
     """
-    from app.cli.exporting import COLUMNS, documents, rows  # noqa: PLC0415  # --help is fast
+    from app.cli.cassette_file import COLUMNS, documents, rows  # noqa: PLC0415  # --help is fast
 
     if as_json:
         emit_json(documents(Path(file)))

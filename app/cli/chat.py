@@ -22,7 +22,10 @@ def chat(
     verbose: Verbose = False,
     as_json: AsJson = False,
 ) -> None:
-    """Ask a model and print its answer."""
+    """Ask a model and print its answer.
+
+    Example: signalbox chat "Why is the sky blue?" --profile fast --verbose
+    """
     from app.cli.calls import answer  # noqa: PLC0415  # --help is fast
 
     response = asyncio.run(answer(asked, read_text("-") if prompt == "-" else prompt))

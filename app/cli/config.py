@@ -21,6 +21,8 @@ def show(*, config: Config = None, as_json: AsJson = False) -> None:
     """Show every setting that is in force, and where its value came from.
 
     Secrets are masked; what a routing file takes from a variable is shown as it is written.
+
+    Example: signalbox config show --config routing.yaml
     """
     from app.cli.configuring import in_force  # noqa: PLC0415  # --help is fast
 
@@ -37,6 +39,8 @@ def check(*, config: Config = None, as_json: AsJson = False) -> None:
 
     A profile or a fallback that nobody can serve is a fault. Exit code 1 for faults, 2 for a setting that cannot be
     read, with its variable or its line in the file.
+
+    Example: signalbox config check --config routing.yaml
     """
     from app.cli.configuring import checked  # noqa: PLC0415  # --help is fast
 

@@ -48,6 +48,8 @@ def explain(
 
     Nobody is called, and no database is needed. `assumed` caps are the provider's defaults: nothing more is known
     of that model. Exit code 1 if no candidate is left.
+
+    Example: signalbox explain "What is on it?" --image scan.png --profile advanced
     """
     from app.cli.calls import route  # noqa: PLC0415  # --help is fast
     from app.cli.schemas import load_schema  # noqa: PLC0415

@@ -23,6 +23,8 @@ def extract(
 
     The answer is validated; a model whose answer does not fit is told its faults and asked once more, then the next
     one is. Prints the data alone; `--json` puts it under "data", beside its provenance.
+
+    Example: signalbox extract --schema invoice.json letter.txt
     """
     from app.cli import extraction  # noqa: PLC0415  # --help is fast
     from app.cli.schemas import load_schema  # noqa: PLC0415

@@ -18,6 +18,8 @@ def migrate(
     """Create or upgrade the ledger's tables.
 
     They live in the database of LLM_DATABASE_URL.
+
+    Example: signalbox migrate --check
     """
     from app.cli import ledger  # noqa: PLC0415  # --help is fast
 

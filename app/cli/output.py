@@ -49,6 +49,23 @@ def emit_json(value: object) -> None:
     emit(json.dumps(value, ensure_ascii=False, indent=2, default=_plain))
 
 
+def emit_json_line(value: object) -> None:
+    """Write one JSON document on a line of its own."""
+    emit(json_line(value))
+
+
+def json_line(value: object) -> str:
+    """Return one JSON document without line breaks."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=_plain)
+
+
+def emit_line(cells: Iterable[object]) -> None:
+    """Write what a row of a table would hold as one line, however wide the terminal is; None is left out."""
+    from rich.text import Text  # noqa: PLC0415  # --help is fast
+
+    _render(Text("  ").join(_cell(cell) for cell in cells if cell is not None), wraps=False)
+
+
 def emit_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None) -> None:
     """Write a table; None is an empty cell. Text is never read as markup."""
     from rich.box import SIMPLE_HEAD  # noqa: PLC0415  # --help is fast
@@ -128,12 +145,12 @@ def _to_terminal() -> bool:
     return sys.stdout is not None and sys.stdout.isatty()
 
 
-def _render(shape: "RenderableType") -> None:
+def _render(shape: "RenderableType", *, wraps: bool = True) -> None:
     from rich.console import Console  # noqa: PLC0415  # --help is fast
 
     console = Console(width=None if _to_terminal() else WIDTH_OF_FILES, highlight=False)
     with console.capture() as captured:
-        console.print(shape)
+        console.print(shape, soft_wrap=not wraps)
     emit("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 
@@ -143,7 +160,7 @@ def _cell(value: object) -> Any:  # rich's Text
     if isinstance(value, datetime):
         value = value.strftime("%Y-%m-%d %H:%M:%S")
     text = "" if value is None else harmless(str(value))
-    return Text(text, style=_STYLES.get(text, ""))
+    return Text(text, style=_STYLES.get(text.strip(), ""))
 
 
 def _plain(value: object) -> str | float:

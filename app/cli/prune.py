@@ -50,6 +50,8 @@ def prune(
     A run that is under way stays, and so does one whose idempotency key is live. A text goes once it was not referred
     to for an hour. What `report` counts of a run is kept. Callers may go on meanwhile; stopping is safe, and the next
     prune goes on. The space is used again for new runs; a SQLite file does not shrink.
+
+    Example: signalbox prune --older-than 90d --dry-run
     """
     if keys and payloads_only:
         raise UsageFault("--keys and --payloads-only: without its words a run holds its key as before")

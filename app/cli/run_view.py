@@ -45,9 +45,9 @@ def list_row(row: "Row") -> list[object]:
         row["stage"],
         row["status"],
         candidate(row),
-        _source(row),
+        source(row),
         tokens(row),
-        _rounded(row["latency_ms"]),
+        rounded(row["latency_ms"]),
         row["idempotency_key"],
         row["error_code"],
     ]
@@ -70,6 +70,7 @@ def emit_run(details: "RunDetails") -> None:
     """Write a run for a reader."""
     run = details.run
     facts = {name: _fact(run[name]) for name in _FACTS}
+    facts["cost_usd"] = dollars(run["cost_usd"]) or ("unknown" if run["finished_at"] else None)
     emit_facts({"run": run["id"], "candidate": candidate(run), "tokens": tokens(run), **facts})
     emit_facts({"metadata": run["metadata"] or None, "hits": " ".join(details.hits) or None})
     emit_table(
@@ -86,6 +87,7 @@ def emit_run(details: "RunDetails") -> None:
                 "started (UTC)",
                 "ms",
                 "tokens",
+                "cost USD",
                 "http",
                 "error",
                 "possibly paid",
@@ -103,8 +105,8 @@ def emit_run(details: "RunDetails") -> None:
             title="Runs of this key",
         )
     absent = "(encrypted: set LLM_PAYLOAD_KEY to read it)" if details.encrypted else "(not stored)"
-    _emit_text("Request", _said(details.request), absent)
-    _emit_text("Response", _answered(details.response), absent)
+    _emit_text("Request", _asked(details.request), absent)
+    _emit_text("Response", answered(details.response), absent)
 
 
 def candidate(row: Mapping[str, Any]) -> str | None:
@@ -118,11 +120,34 @@ def tokens(row: Mapping[str, Any]) -> str | None:
     return None if counts == [None, None] else " + ".join("?" if n is None else str(n) for n in counts)
 
 
-def _source(row: "Row") -> str | None:
+def source(row: Mapping[str, Any]) -> str | None:
+    """Return where an answer came from, and how often it was replayed since; None without one."""
     if row["status"] != "SUCCEEDED":
         return None
-    source = "cache" if row["source_run_id"] else "live"
-    return f"{source} + {row['replayed_count']} replayed" if row["replayed_count"] else source
+    origin = "cache" if row["source_run_id"] else "live"
+    return f"{origin} + {row['replayed_count']} replayed" if row["replayed_count"] else origin
+
+
+def rounded(value: float | None) -> str | None:
+    """Return whole milliseconds."""
+    return None if value is None else f"{value:.0f}"
+
+
+def dollars(cost_usd: Decimal | None) -> str | None:
+    """Return all digits of a cost; None while it is unknown."""
+    return None if cost_usd is None else f"{cost_usd.normalize():f}"
+
+
+def answered(stored: Any) -> str | None:  # JSON
+    """Return a stored answer as text; None if none is stored."""
+    if stored is None:
+        return None
+    return json.dumps(stored["result"], ensure_ascii=False) if "result" in stored else said(stored["parts"])
+
+
+def said(parts: list[dict[str, Any]]) -> str:
+    """Return the parts of a message as text; what is no text is named in brackets."""
+    return " ".join(map(_part, parts))
 
 
 def _attempt_row(row: "Row") -> list[object]:
@@ -132,8 +157,9 @@ def _attempt_row(row: "Row") -> list[object]:
         candidate(row),
         row["status"],
         row["started_at"],
-        _rounded(spent_ms),
+        rounded(spent_ms),
         tokens(row),
+        dollars(row["cost_usd"]),
         row["http_status"],
         row["error_code"],
         "yes" if row["possibly_paid"] else None,
@@ -145,24 +171,13 @@ def _reason(entry: Mapping[str, Any]) -> str:
     return f"{entry['reason']} ({detail})" if detail else str(entry["reason"])
 
 
-def _said(stored: Any) -> str | None:  # JSON
+def _asked(stored: Any) -> str | None:  # JSON
     if stored is None:
         return None
     if "effect" in stored:
         return _part({"type": "tool_call", **stored["effect"]})
     turns = stored["request"]["messages"]
-    return "\n".join(f"{turn['role']}: {_parts(turn['content'])}" for turn in turns)
-
-
-def _answered(stored: Any) -> str | None:  # JSON
-    if stored is None:
-        return None
-    return json.dumps(stored["result"], ensure_ascii=False) if "result" in stored else _parts(stored["parts"])
-
-
-def _parts(parts: list[dict[str, Any]]) -> str:
-    """Return the parts of a message as text; what is no text is named in brackets."""
-    return " ".join(map(_part, parts))
+    return "\n".join(f"{turn['role']}: {said(turn['content'])}" for turn in turns)
 
 
 def _part(part: dict[str, Any]) -> str:
@@ -188,9 +203,5 @@ def _fact(value: object) -> object:
     if value is False or value == 0:
         return None
     if isinstance(value, Decimal):
-        return f"{value:f}"
+        return dollars(value)
     return f"{value:.0f}" if isinstance(value, float) and value >= 1 else value
-
-
-def _rounded(value: float | None) -> str | None:
-    return None if value is None else f"{value:.0f}"

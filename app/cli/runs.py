@@ -1,21 +1,20 @@
-"""`signalbox runs`: look at the ledger, and free the key of a dead owner."""
+"""`signalbox runs`: look at the ledger, follow it, and free the key of a dead owner."""
 
 import asyncio
 import sys
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.cli.ages import seconds
 from app.cli.faults import FAILED, UsageFault
-from app.cli.options import AsJson
+from app.cli.options import AsJson, RunOptions, with_run_options
 from app.cli.output import emit, emit_json, emit_table, note
 from app.cli.run_view import emit_run, list_row, run_document
+from app.cli.tail import tail
 
 if TYPE_CHECKING:
     from app.llm.persistence.reports import Row
 
-Status = Literal["STARTED", "SUCCEEDED", "FAILED", "CANCELLED", "ABANDONED"]
 RunId = Annotated[str, typer.Argument(metavar="RUN_ID", help="The id, or a beginning of it that is unique.")]
 
 _COLUMNS = (
@@ -23,36 +22,24 @@ _COLUMNS = (
     "error",
 )
 
-group = typer.Typer(help="Look at the ledger; free the key of a dead owner.")
+group = typer.Typer(help="Look at the ledger, follow it; free the key of a dead owner.")
 
 
 @group.command("list")
-def list_(  # noqa: PLR0913  # one parameter for each option
+@with_run_options
+def list_(
     *,
-    workspace: Annotated[str | None, typer.Option(metavar="NAME", help="Of this tenant.")] = None,
-    status: Annotated[Status | None, typer.Option(case_sensitive=False, help="In this state.")] = None,
-    stage: Annotated[str | None, typer.Option(metavar="NAME", help="Of this step.")] = None,
-    key: Annotated[str | None, typer.Option(metavar="KEY", help="With this idempotency key.")] = None,
-    pipeline_run: Annotated[str | None, typer.Option(metavar="ID", help="Of this workflow run.")] = None,
-    since: Annotated[
-        str | None, typer.Option(metavar="AGE", help="Not older than 90s, 30m, 24h, 7d, 2w.")
-    ] = None,
     limit: Annotated[int, typer.Option(min=1, metavar="ROWS", help="Rows at most.")] = 20,
     as_json: AsJson = False,
+    chosen: RunOptions,
 ) -> None:
-    """List runs, newest first."""
-    from app.cli import ledger  # noqa: PLC0415  # --help is fast
-    from app.llm.persistence.reports import RunFilter  # noqa: PLC0415
+    """List runs, newest first.
 
-    wanted = RunFilter(
-        workspace_id=workspace,
-        status=status,
-        stage=stage,
-        idempotency_key=key,
-        pipeline_run_id=pipeline_run,
-        newer_than_s=seconds(since, "--since") if since is not None else None,
-    )
-    rows: list[Row] = asyncio.run(ledger.listed(wanted, limit=limit))
+    Example: signalbox runs list --status failed --stage draft --since 24h
+    """
+    from app.cli import ledger  # noqa: PLC0415  # --help is fast
+
+    rows: list[Row] = asyncio.run(ledger.listed(chosen.filter(), limit=limit))
     if as_json:
         emit_json([dict(row) for row in rows])
     elif rows:
@@ -63,7 +50,12 @@ def list_(  # noqa: PLR0913  # one parameter for each option
 
 @group.command()
 def show(run_id: RunId, *, as_json: AsJson = False) -> None:
-    """Show one run: where it went, what it cost, what was said, and what followed from it."""
+    """Show one run: where it went and why, each send, what it cost, what was said, and what followed from it.
+
+    Beside it stand the other runs of its key, the run whose answer it was served, and those that were served its own.
+
+    Example: signalbox runs show 01a1fbdb-50b6
+    """
     from app.cli import ledger  # noqa: PLC0415  # --help is fast
 
     details = asyncio.run(ledger.shown(run_id))
@@ -71,6 +63,9 @@ def show(run_id: RunId, *, as_json: AsJson = False) -> None:
         emit_json(run_document(details))
     else:
         emit_run(details)
+
+
+group.command()(tail)
 
 
 @group.command()
@@ -84,6 +79,8 @@ def release(
 
     Nothing stops that process: if it lives after all, its send may be paid beside the next one, and its answer is
     kept on its own row only.
+
+    Example: signalbox runs release 01a1fbdb-50b6 --yes
     """
     from app.cli import ledger  # noqa: PLC0415  # --help is fast
 

@@ -6,6 +6,7 @@ from tests.sabotage.cache_breaks import CACHE_BREAKS
 from tests.sabotage.call_breaks import CALL_BREAKS
 from tests.sabotage.cassette_breaks import CASSETTE_BREAKS
 from tests.sabotage.checked_breaks import CHECKED_BREAKS
+from tests.sabotage.command_breaks import COMMAND_BREAKS
 from tests.sabotage.config_breaks import CONFIG_BREAKS
 from tests.sabotage.doctor_breaks import DOCTOR_BREAKS
 from tests.sabotage.durable_breaks import DURABLE_BREAKS
@@ -46,4 +47,5 @@ BREAKS: tuple[Break, ...] = (
     *CASSETTE_BREAKS,
     *RATE_BREAKS,
     *TELEMETRY_BREAKS,
+    *COMMAND_BREAKS,
 )  # fmt: skip

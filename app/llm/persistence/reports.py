@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -19,36 +19,58 @@ ID_CHARS = 36
 MAX_HITS = 20
 """Hits of one answer that are named."""
 
-_LISTED = (
+LISTED = (
     *("id", "created_at", "workspace_id", "stage", "pipeline_run_id", "idempotency_key", "status", "profile"),
     *("provider", "model", "finish_reason", "source_run_id", "replayed_count", "execution", "input_tokens"),
-    *("output_tokens", "cost_usd", "latency_ms", "error_code", "possibly_paid"),
+    *("output_tokens", "cost_usd", "latency_ms", "error_code", "possibly_paid", "finished_at"),
 )
+"""What a list tells of a run."""
 _EXECUTION = ("id", "created_at", "status", "execution", "supersedes", "error_code", "possibly_paid")
 _JSON = ("route", "needs", "metadata")
+_CHANGING = ("status", "provider", "model", "error_code")
+"""Columns that are filtered by, and that a run may change on its way."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFilter:
-    """Which runs are wanted; None excludes nothing. Fields but the last are columns that must be equal."""
+    """Which runs are wanted; None excludes nothing. Fields but the last two are columns that must be equal."""
 
     workspace_id: str | None = None
-    status: str | None = None
     stage: str | None = None
     idempotency_key: str | None = None
     pipeline_run_id: str | None = None
+    status: str | None = None
+    provider: str | None = None
+    error_code: str | None = None
+    model: str | None = None
+    """With its provider in front or without: `ollama:llama3.2`, `llama3.2`."""
     newer_than_s: float | None = None
     """Age at most, in seconds by the database's clock."""
 
     def conditions(self) -> Iterator[sa.ColumnElement[bool]]:
         """Yield what a row must satisfy."""
+        for name, value in self._equal():
+            yield runs.c[name] == value
+        if self.model is not None:
+            provider, _, model = self.model.partition(":")
+            whole = sa.and_(runs.c.provider == provider, runs.c.model == model)
+            yield sa.or_(runs.c.model == self.model, whole)
+        if self.newer_than_s is not None:
+            yield runs.c.created_at > db_now(sa.literal(-self.newer_than_s, sa.Float))
+
+    def lasting(self) -> "RunFilter":
+        """Return the part of it that a run satisfies from its beginning to its end, or never."""
+        return replace(self, **dict.fromkeys(_CHANGING), newer_than_s=None)
+
+    def fits(self, row: Row) -> bool:
+        """Return whether a row is wanted as it is now, whatever its age."""
+        names = {row["model"], f"{row['provider']}:{row['model']}"}
+        return all(row[name] == value for name, value in self._equal()) and self.model in {None, *names}
+
+    def _equal(self) -> Iterator[tuple[str, str]]:
         for name, value in asdict(self).items():
-            if value is None:
-                continue
-            if name == "newer_than_s":
-                yield runs.c.created_at > db_now(sa.literal(-value, sa.Float))
-            else:
-                yield runs.c[name] == value
+            if value is not None and name not in {"model", "newer_than_s"}:
+                yield name, value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +95,7 @@ class RunDetails:
 async def list_runs(reader: Executor, wanted: RunFilter, *, limit: int) -> Sequence[Row]:
     """Return the newest runs that fit, newest first; their ids sort by time."""
     statement = (
-        sa.select(*(runs.c[name] for name in _LISTED))
+        sa.select(*(runs.c[name] for name in LISTED))
         .where(*wanted.conditions())
         .order_by(runs.c.id.desc())
         .limit(limit)

@@ -120,7 +120,7 @@ _BUCKET = sa.case(
 _first = sa.select(sa.func.min(runs.c.workspace_id).label("name")).cte("spaces", recursive=True)
 _later = runs.alias("later")
 _next = sa.select(sa.func.min(_later.c.workspace_id)).where(_later.c.workspace_id > _first.c.name)
-_spaces = _first.union_all(sa.select(_next.scalar_subquery()).where(_first.c.name.is_not(None)))
+spaces = _first.union_all(sa.select(_next.scalar_subquery()).where(_first.c.name.is_not(None)))
 """The workspaces, one look at the index for each."""
 
 
@@ -131,7 +131,7 @@ def _day_of_runs() -> sa.CompoundSelect[Any]:
             _BUCKET.label("bucket"),
             *(value.label(name) for name, value in _MEASURES.items()),
         )
-        .select_from(_spaces.join(runs, runs.c.workspace_id == _spaces.c.name))
+        .select_from(spaces.join(runs, runs.c.workspace_id == spaces.c.name))
         .where(
             runs.c.created_at >= _bind("begin", UTCDateTime),
             runs.c.created_at < _bind("end", UTCDateTime),
@@ -194,12 +194,12 @@ LATEST_DAY = sa.select(usage_days.c.day, usage_days.c.rolled_at).where(
 _soonest = (
     sa.select(
         sa.select(sa.func.min(runs.c.created_at))
-        .where(runs.c.workspace_id == _spaces.c.name, runs.c.created_at >= _bind("begin", UTCDateTime))
+        .where(runs.c.workspace_id == spaces.c.name, runs.c.created_at >= _bind("begin", UTCDateTime))
         .scalar_subquery()
         .label("at")
     )
-    .select_from(_spaces)
-    .where(_spaces.c.name.is_not(None))
+    .select_from(spaces)
+    .where(spaces.c.name.is_not(None))
     .subquery("soonest")
 )
 NEXT_DAY = sa.select(sa.func.min(_soonest.c.at).label("at"))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from app.bootstrap import build_llm_service
-from app.cli import batching, calls, extraction, main
+from app.cli import batching, calls, extraction, main, replaying
 from app.llm.testing import StubGemini, StubOllama
 from app.llm.testing.client import ScriptedClient
 
@@ -56,9 +56,9 @@ def signalbox(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
 
 @pytest.fixture
 def client(monkeypatch: pytest.MonkeyPatch) -> ScriptedClient:
-    """The way to the providers that `chat`, `extract` and `batch` use in this test."""
+    """The way to the providers that `chat`, `extract`, `batch` and `replay` use in this test."""
     scripted = ScriptedClient()
-    for module in (batching, calls, extraction):
+    for module in (batching, calls, extraction, replaying):
         monkeypatch.setattr(module, "build_llm_service", partial(build_llm_service, client=scripted))
     return scripted
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from app.bootstrap import build_llm_service
-from app.cli.exporting import exported
+from app.cli.cassette_file import exported
 from app.cli.faults import NotFound
 from app.llm.cassettes.tapes import read
 from app.llm.deltas import TextDelta

@@ -11,7 +11,7 @@ from typing import get_args
 
 import pytest
 
-from app.cli import main, options, runs
+from app.cli import main, options
 from app.llm.persistence import models
 from app.llm.testing import StubOllama
 from app.llm.types import CacheMode, LLMProfile
@@ -72,7 +72,7 @@ def test_words_of_options_are_those_of_the_library() -> None:
     assert get_args(options.Profile) == tuple(LLMProfile)
     assert get_args(options.Cache) == tuple(CacheMode)
     states = {models.STARTED, models.SUCCEEDED, models.FAILED, models.CANCELLED, models.ABANDONED}
-    assert set(get_args(runs.Status)) == states
+    assert set(get_args(options.Status)) == states
 
 
 def test_ctrl_c_is_130_and_the_run_is_settled(ollama: StubOllama) -> None:

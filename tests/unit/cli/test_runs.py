@@ -55,6 +55,12 @@ def test_runs_are_listed_newest_first_and_filtered(signalbox: Run, client: Scrip
     assert len(listed(signalbox, "--status", "succeeded", "--since", "1h")) == 3
     assert listed(signalbox, "--status", "FAILED") == listed(signalbox, "--pipeline-run", "p") == []
     assert listed(signalbox, "--since", "0s") == []
+    for model in ("llama3.2", "ollama:llama3.2"):
+        assert len(listed(signalbox, "--model", model, "--provider", "ollama")) == 3
+    assert listed(signalbox, "--model", "gemini:llama3.2") == listed(signalbox, "--provider", "gemini") == []
+    client.script.append(LLMAuth("wrong key", provider="ollama", http_status=401))
+    signalbox("chat", "four")
+    assert [run["status"] for run in listed(signalbox, "--error", "auth")] == ["FAILED"]
 
 
 @pytest.mark.usefixtures("on_each_database")
