@@ -6,30 +6,22 @@ from typing import Annotated
 
 import typer
 
-from app.cli.ages import seconds
-from app.cli.options import AsJson
+from app.cli.options import AsJson, RunOptions, with_run_options
 from app.cli.output import emit, emit_json, emit_table, note
-from app.cli.runs import Status
 
 group = typer.Typer(help="Recorded calls as files for tests.")
 
 
 @group.command()
-def export(  # noqa: PLR0913  # one parameter for each option
+@with_run_options
+def export(
     *,
     out: Annotated[
-        str, typer.Option("--out", "-o", metavar="FILE", help="The cassette; replaced if it is there.")
+        str, typer.Option("-o", "--output", metavar="FILE", help="The cassette; replaced if it is there.")
     ],
-    workspace: Annotated[str | None, typer.Option(metavar="NAME", help="Of this tenant.")] = None,
-    status: Annotated[Status | None, typer.Option(case_sensitive=False, help="In this state.")] = None,
-    stage: Annotated[str | None, typer.Option(metavar="NAME", help="Of this step.")] = None,
-    key: Annotated[str | None, typer.Option(metavar="KEY", help="With this idempotency key.")] = None,
-    pipeline_run: Annotated[str | None, typer.Option(metavar="ID", help="Of this workflow run.")] = None,
-    since: Annotated[
-        str | None, typer.Option(metavar="AGE", help="Not older than 90s, 30m, 24h, 7d, 2w.")
-    ] = None,
     limit: Annotated[int, typer.Option(min=1, metavar="RUNS", help="Refuse more runs than this.")] = 1000,
     as_json: AsJson = False,
+    chosen: RunOptions,
 ) -> None:
     """Write what providers were asked and what they said, for LLM_MODE=replay: each send of each run, oldest first.
 
@@ -40,17 +32,8 @@ def export(  # noqa: PLR0913  # one parameter for each option
     Example: signalbox cassette export -o tests/cassettes/invoice.jsonl --stage extract --since 1h
     """
     from app.cli.cassette_file import exported  # noqa: PLC0415  # --help is fast
-    from app.llm.persistence.reports import RunFilter  # noqa: PLC0415
 
-    wanted = RunFilter(
-        workspace_id=workspace,
-        status=status,
-        stage=stage,
-        idempotency_key=key,
-        pipeline_run_id=pipeline_run,
-        newer_than_s=seconds(since, "--since") if since is not None else None,
-    )
-    done = asyncio.run(exported(Path(out), wanted, limit=limit))
+    done = asyncio.run(exported(Path(out), chosen.filter(), limit=limit))
     for why, runs in done.left_out.items():
         note(f"left out: {len(runs)} of which {why} ({runs[0]}{', ...' if len(runs) > 1 else ''})")
     if as_json:
