@@ -30,8 +30,8 @@ BUDGET_BREAKS = (
         "late-owner-is-counted-beside-its-estimate",
         "budgets",
         LEDGER,
-        'yield from budgets.corrected(run["id"], charge)',
-        'yield from budgets.settled(run["id"], charge)',
+        'yield from budgets.corrected(settlement.workspace_id, run["id"], charge)',
+        'yield from budgets.settled(settlement.workspace_id, run["id"], charge)',
         (COUNTS + "what_a_dead_owner_held_counts_and_its_late_word_corrects_it",),
     ),
     Break(
