@@ -15,8 +15,8 @@ from app.llm.types import LLMRequest, WireFormat
 class OwnProvider:
     """A provider that a package registers in the entry-point group `signalbox.providers`, under `name`.
 
-    Its settings are `LLM_<NAME>_API_KEY`, `_MODEL`, `_API_BASE` and `_CONCURRENCY_LIMIT`. Override what is different;
-    an instance is made once, without arguments.
+    Its settings are `LLM_<NAME>_API_KEY`, `_MODEL`, `_API_BASE`, `_CONCURRENCY_LIMIT`, `_REQUESTS_PER_MINUTE` and
+    `_TOKENS_PER_MINUTE`. Override what is different; an instance is made once, without arguments.
     """
 
     name: ClassVar[str]
