@@ -131,7 +131,17 @@ def test_models_that_callers_pin_end_in_one_series(registry: CollectorRegistry):
 
 def test_labels_are_few_and_none_names_a_tenant_or_a_run():
     labels = {label for metric in METRICS.values() for label in metric.labels}
-    assert labels == {"provider", "model", "profile", "status", "served_from", "error_code", "kind"}
+    assert labels == {
+        "provider",
+        "model",
+        "profile",
+        "status",
+        "served_from",
+        "error_code",
+        "kind",
+        "per",
+        "measure",
+    }
 
 
 def test_names_follow_prometheus_conventions():

@@ -240,6 +240,9 @@ async def test_a_soft_limit_is_told_once_by_whichever_service(db_url: str, outsi
         def observe(self, name: str, value: float, labels: Any) -> None:
             """Of no interest here."""
 
+        def watch(self, name: str, read: Any) -> Any:  # noqa: ARG002
+            return lambda: None
+
     metrics = Metrics()
     async with service(db_url) as probe:
         usd = price(probe)

@@ -44,7 +44,7 @@ VALUES = dict(  # noqa: C408  # half as wide
     queue_wait_ms=1, latency_ms=2.5, error_code=None, error_message="\U0001f600 '", possibly_paid=True,
     request_payload=SHA, response_payload=OTHER_SHA, run_id=LIVE, ordinal=2, http_status=429, retry_after_s=1,
     started_at=PAST, finished_at=PAST, sha256=OTHER_SHA, codec=1, bytes=b"\x00\xff",
-    reserved_tokens=7, reserved_cost_usd=2, tokens=5, usd=1, tokens_limit=None, usd_limit=3, chars=7, unknown=1,
+    trace_id=None, reserved_tokens=7, reserved_cost_usd=2, tokens=5, usd=1, tokens_limit=None, usd_limit=3, chars=7, unknown=1,
     period="2026-01", begin=PAST, end=PAST, spent_tokens=1, spent_usd=2, reserved_usd=1, unknown_costs=0,
 )  # fmt: skip
 CLOCKS = {"now", "created_at", "lease_until", "finished_at", "expires_at", "last_ref_at"}
