@@ -152,6 +152,11 @@ TARGETS: tuple[Target, ...] = (
     ),
     Target("prune a million runs: a writer's longest wait", probed("prune_million", "worst_write_s"), 0.25, unit="s", full=True),
     Target("prune a million runs: memory at its most x at first", probed("prune_million", "rss_growth"), 1.05, full=True),
+    *(
+        Target(f"a year's report over a million runs: by {by}{where}", probed(probe, f"report_by_{by}_s"), 1.0, unit="s", full=True)
+        for probe, where in (("report_million", ""), ("report_million_postgres", ", PostgreSQL"))
+        for by in ("day", "model")
+    ),
     Target("soak of 100,000 calls: RSS swing", probed("soak", "rss_swing"), 0.05, unit="+-", full=True),
     Target("soak of 100,000 calls: errors", probed("soak", "errors"), 0.0, unit="calls", full=True),
     Target("soak of 100,000 calls: rows that are missing or too many", probed("soak", "rows_off"), 0.0, unit="rows", full=True),
