@@ -154,6 +154,7 @@ def _tell_ready(settings: LLMSettings, catalog: Catalog, telemetry: Telemetry) -
             candidate.name for candidate in catalog.all if candidate.usable and candidate.enabled
         ),
         database=database_name(settings) if settings.persist_runs else "none",
+        mode=settings.mode.value,
         lane=settings.litellm_lane.value,
         cache="on" if settings.cache_enabled else "off",
         payloads=_payloads(settings),

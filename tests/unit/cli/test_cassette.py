@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from app.bootstrap import build_llm_service
+from app.cli import calls
 from app.cli.cassette_file import exported
 from app.cli.faults import NotFound
 from app.llm.cassettes.tapes import read
@@ -25,6 +26,7 @@ from tests.support.service import Watched
 from tests.unit.cli.conftest import Run
 
 TAPE = Path("tape.jsonl")
+OTHER = "sqlite+aiosqlite:///other.db"
 CALL = ProviderReply(
     parts=(TextPart(text="So."), ToolCallPart(id="x", name="lever", arguments={"number": 12}, signature="s")),
     finish_reason=FinishReason.TOOL_CALLS,
@@ -84,14 +86,12 @@ def test_what_was_exported_is_served_to_another_ledger(
     signalbox: Run, history: ScriptedClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """The very functions of the command line, without the scripted client."""
-    from app.cli import calls
-
     assert signalbox("cassette", "export", "-o", str(TAPE)).code == 0
     monkeypatch.setattr(calls, "build_llm_service", build_llm_service)
     for name, value in (
         ("MODE", "replay"),
         ("CASSETTE", str(TAPE)),
-        ("DATABASE_URL", "sqlite+aiosqlite:///other.db"),
+        ("DATABASE_URL", OTHER),
     ):
         monkeypatch.setenv(f"LLM_{name}", value)
     sends = history.sends
@@ -141,6 +141,23 @@ def test_answers_that_a_check_refused_are_not_in_the_ledger(
     assert signalbox("extract", "-", "--schema", str(schema), "--model", "ollama:a", stdin="one").code == 0
     done = signalbox("cassette", "export", "-o", str(TAPE))
     assert "an answer was refused by a check, and is not stored" in done.told
+
+
+async def _asked_for_numbers(client: ScriptedClient | None) -> list[int]:
+    async with build_llm_service(load_settings(), client=client) as llm:
+        return (await llm.structured(list[int], request("Count."))).value
+
+
+def test_a_question_is_exported_as_it_was_put_to_the_candidate(
+    signalbox: Run, monkeypatch: pytest.MonkeyPatch, on_each_database: str
+):
+    """The row has what the caller asked; the candidate was told of the schema in its own way."""
+    monkeypatch.setenv("LLM_DEFAULT_WORKSPACE", "w1")
+    live = asyncio.run(_asked_for_numbers(ScriptedClient([text_reply('{"answer": [1, 2]}')])))
+    assert signalbox("cassette", "export", "-o", str(TAPE)).code == 0
+    for name, value in (("MODE", "replay"), ("CASSETTE", str(TAPE)), ("DATABASE_URL", OTHER)):
+        monkeypatch.setenv(f"LLM_{name}", value)
+    assert asyncio.run(_asked_for_numbers(None)) == live == [1, 2]
 
 
 async def _left_early() -> None:

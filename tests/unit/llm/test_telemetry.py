@@ -154,7 +154,7 @@ async def test_a_ready_line_says_what_was_started(sqlite_url: str, caplog: Any):
         pass
     (ready,) = _events(caplog, names.EVENT_READY)
     assert ready["candidates"] == "ollama:first, gemini:second"
-    assert (ready["cache"], ready["database"]) == ("on", sqlite_url)
+    assert (ready["cache"], ready["database"], ready["mode"]) == ("on", sqlite_url, "live")
 
 
 @pytest.mark.parametrize(
