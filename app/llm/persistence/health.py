@@ -75,7 +75,7 @@ async def _clocks(connection: AsyncConnection, clock: Clock) -> dict[str, Any]:
 
 async def _rights(connection: AsyncConnection, *, tables: bool) -> dict[str, Any]:
     said = sa.text(
-        "SELECT CURRENT_USER AS role, current_setting('transaction_read_only') = 'on' AS read_only"
+        "SELECT quote_ident(CURRENT_USER) AS role, current_setting('transaction_read_only') = 'on' AS read_only"
     )
     facts = dict((await connection.execute(said)).mappings().one())
     if not tables:

@@ -284,13 +284,13 @@ async def test_what_is_no_database_is_red(at_home: House, tmp_path: Path):
 
 
 async def test_rights_that_are_missing_are_granted_by_the_remedy(pg_url: str, at_home: House):
-    role = f"sb_reader_{new_id()[-8:]}"
+    role = f"sb-reader-{new_id()[-8:]}"
     try:
         await _migrated(
             pg_url,
-            f"CREATE ROLE {role} LOGIN",
-            f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {role}",
-            f"REVOKE DELETE ON llm_runs FROM {role}",
+            f'CREATE ROLE "{role}" LOGIN',
+            f'GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO "{role}"',
+            f'REVOKE DELETE ON llm_runs FROM "{role}"',
         )
     except sa.exc.ProgrammingError as error:
         if isinstance(getattr(error.orig, "__cause__", None), asyncpg.InsufficientPrivilegeError):
@@ -300,12 +300,12 @@ async def test_rights_that_are_missing_are_granted_by_the_remedy(pg_url: str, at
         url = make_url(pg_url).set(username=role).render_as_string(hide_password=False)
         lacking = await at_home.look(database_url=url)
         assert red(lacking) == ["rights"]
-        assert lacking["rights"].said == f"{role} lacks DELETE on llm_runs"
+        assert lacking["rights"].said == f'"{role}" lacks DELETE on llm_runs'
         remedy = str(lacking["rights"].remedy)
         await _migrated(pg_url, remedy.partition(": ")[2])
         assert red(await at_home.look(database_url=url)) == []
     finally:
-        await _migrated(pg_url, f"DROP OWNED BY {role}", f"DROP ROLE {role}")
+        await _migrated(pg_url, f'DROP OWNED BY "{role}"', f'DROP ROLE "{role}"')
 
 
 async def test_a_server_that_takes_no_writes_is_red(pg_empty_url: str, at_home: House):
