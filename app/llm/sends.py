@@ -37,7 +37,6 @@ from app.llm.retry import (
 )
 from app.llm.structured.judge import Judge
 from app.llm.telemetry import Telemetry
-from app.llm.tracing import Sent
 from app.llm.types import UNKNOWN_USAGE, Attempt, LLMRequest
 
 SKIPPED = "skipped"
@@ -348,7 +347,9 @@ class Sends:
         )
         self.attempts.append(attempt)
         reply = outcome if isinstance(outcome, ProviderReply) else None
-        self.telemetry.attempt_ended(attempt, self.run, Sent(send.question, reply, self.tell is not None))
+        self.telemetry.attempt_ended(
+            attempt, self.run, asked=send.question, reply=reply, streamed=self.tell is not None
+        )
 
 
 def _left_alone(candidate: Candidate, for_s: float) -> LLMUnavailable:

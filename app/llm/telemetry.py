@@ -35,9 +35,9 @@ from app.llm.metric_names import (
     TOKENS,
     WHO,
 )
-from app.llm.ports import NewRun
+from app.llm.ports import NewRun, ProviderReply
 from app.llm.redaction import Redactor
-from app.llm.tracing import CallSpan, LedgerSpan, Sent, Tracing, current_ids
+from app.llm.tracing import CallSpan, LedgerSpan, Tracing, current_ids
 from app.llm.types import Attempt, LLMProfile, LLMRequest, LLMResponse
 
 EVENT_READY = "llm_ready"
@@ -180,20 +180,24 @@ class Telemetry:
         """A call went out: with an answer, refused, failed, or cancelled."""
         facts = _facts(outcome)
         labels = {**facts, "profile": profile.value}
-        told = {**whose._asdict(), **labels}
         try:
             if self._metrics is not None:
                 _count_call(self._metrics, labels, latency_ms)
             level = logging.WARNING if facts["status"] == "FAILED" else logging.INFO
             if is_shown(level):
-                said: dict[str, object] = {"latency_ms": round(latency_ms, 2), **told}
+                said: dict[str, object] = {
+                    "latency_ms": round(latency_ms, 2),
+                    **whose._asdict(),
+                    **labels,
+                }
                 if self._log_content:
                     said["prompt"] = request.messages[-1].text
                     said["answer"] = outcome.text if isinstance(outcome, LLMResponse) else ""
                 self._tell(EVENT_CALL, level, said)
         finally:
             if span is not None:
-                span.end(self._said_of_call(told, outcome), failed=facts["status"] in _FAULTS)
+                told = self._said_of_call({**whose._asdict(), **labels}, outcome)
+                span.end(told, failed=facts["status"] in _FAULTS)
 
     def _said_of_call(
         self, told: Mapping[str, str | None], outcome: LLMResponse | BaseException
@@ -219,9 +223,17 @@ class Telemetry:
         if self._metrics is not None:
             self._metrics.observe(QUEUE_WAIT_S, waited_ms / 1000, {"provider": provider})
 
-    def attempt_ended(self, attempt: Attempt, run: NewRun, sent: Sent) -> None:
-        """One send ended."""
-        self._tracing.attempt(attempt, run, sent)
+    def attempt_ended(
+        self,
+        attempt: Attempt,
+        run: NewRun,
+        *,
+        asked: LLMRequest,
+        reply: ProviderReply | None,
+        streamed: bool,
+    ) -> None:
+        """One send ended: of what was `asked`, with a usable `reply` or without."""
+        self._tracing.attempt(attempt, run, asked=asked, reply=reply, streamed=streamed)
         labels = {"provider": attempt.provider.value, "model": attempt.model}
         if attempt.error_code:
             labels["error_code"] = attempt.error_code

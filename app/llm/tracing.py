@@ -8,6 +8,7 @@ children of that span, which keeps the tokens and texts to itself.
 
 import asyncio
 import json
+import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from functools import cache
@@ -47,6 +48,8 @@ _OUTCOMES: Mapping[type, str] = {
     Abandoned: "abandoned",
     FlightHeld: "flight_held",
 }
+LOOK_EVERY_S = 0.1
+"""Seconds between two looks for a tracer provider: one takes 1.5 us, which no untraced call should pay."""
 _NANOSECONDS = 1e9
 
 
@@ -57,16 +60,8 @@ class Server(NamedTuple):
     port: int
 
 
-class Sent(NamedTuple):
-    """What was asked in a send, and what came of it; None where nothing usable did."""
-
-    asked: LLMRequest
-    reply: ProviderReply | None = None
-    streamed: bool = False
-
-
 class Tracing:
-    """Makes the spans; without a tracer provider it looks for one at the begin of each call, and that is all."""
+    """Makes the spans; without a tracer provider it looks for one now and then, and that is all."""
 
     def __init__(
         self,
@@ -83,39 +78,43 @@ class Tracing:
             servers: By provider.
         """
         self._tracer = trace.get_tracer("signalbox", _version(), provider, names.SCHEMA_URL)
-        self._given = provider is not None
+        self._live = provider is not None
+        self._look_at_s = 0.0
         self._redact = redact
         self._servers = servers
 
     def begin_call(self) -> "CallSpan | None":
         """Return the span of a call, current until it is ended; None where nobody traces, or where one is there."""
-        if not self._given and isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
+        if not self._is_live() or is_request(trace.get_current_span()):
             return None
-        return (
-            None
-            if is_request(trace.get_current_span())
-            else CallSpan(self._tracer.start_span(names.CALL_SPAN))
-        )
+        return CallSpan(self._tracer.start_span(names.CALL_SPAN))
 
     def ledger(self, name: str, run_id: str) -> "LedgerSpan":
         """Return the span of a transaction of the ledger, for the time of a `with` block within a traced call."""
-        if not trace.get_current_span().is_recording():
+        if not self._is_live() or not trace.get_current_span().is_recording():
             return _UNTRACED
         return LedgerSpan(self._tracer.start_span(name, attributes={names.RUN_ID: run_id}))
 
-    def attempt(self, attempt: Attempt, run: NewRun, sent: Sent) -> None:
-        """Leave the span of a send that has ended, if its call is traced."""
-        parent = trace.get_current_span()
-        if not parent.is_recording():
+    def attempt(
+        self,
+        attempt: Attempt,
+        run: NewRun,
+        *,
+        asked: LLMRequest,
+        reply: ProviderReply | None,
+        streamed: bool,
+    ) -> None:
+        """Leave the span of a send that has ended, if its call is traced; as in `Telemetry.attempt_ended`."""
+        if not self._live or not (parent := trace.get_current_span()).is_recording():
             return
-        said = _of_send(attempt, run, sent.asked, streamed=sent.streamed) | _of_server(
+        said = _of_send(attempt, run, asked, streamed=streamed) | _of_server(
             self._servers.get(attempt.provider)
         )
-        if sent.reply is not None:
+        if reply is not None:
             said[names.RESPONSE_MODEL] = attempt.model
-            said[names.FINISH_REASONS] = [sent.reply.finish_reason.value]
+            said[names.FINISH_REASONS] = [reply.finish_reason.value]
         if not is_request(parent):
-            said |= _of_tokens(attempt) | self._texts(sent)
+            said |= _of_tokens(attempt) | self._texts(asked, reply)
         span = self._tracer.start_span(
             f"{names.CHAT} {attempt.model}",
             kind=SpanKind.CLIENT,
@@ -126,14 +125,20 @@ class Tracing:
             span.set_status(StatusCode.ERROR)
         span.end(_nanoseconds(attempt.finished_at))
 
-    def _texts(self, sent: Sent) -> dict[str, Any]:
+    def _is_live(self) -> bool:
+        """Return whether somebody traces; a provider that was set later is seen within `LOOK_EVERY_S`."""
+        if not self._live and (now_s := time.monotonic()) >= self._look_at_s:
+            self._look_at_s = now_s + LOOK_EVERY_S
+            self._live = not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
+        return self._live
+
+    def _texts(self, asked: LLMRequest, reply: ProviderReply | None) -> dict[str, Any]:
         if self._redact is None:
             return {}
-        asked = [_turn(turn, self._redact) for turn in sent.asked.messages]
-        texts = {names.INPUT_MESSAGES: _json(asked)}
-        if sent.reply is not None:
-            answer = {"role": "assistant", "parts": [_part(part, self._redact) for part in sent.reply.parts]}
-            finish_reason = sent.reply.finish_reason.value
+        texts = {names.INPUT_MESSAGES: _json(_turn(turn, self._redact) for turn in asked.messages)}
+        if reply is not None:
+            answer = {"role": "assistant", "parts": [_part(part, self._redact) for part in reply.parts]}
+            finish_reason = reply.finish_reason.value
             texts[names.OUTPUT_MESSAGES] = _json([{**answer, "finish_reason": finish_reason}])
         return texts
 
@@ -195,7 +200,10 @@ def is_request(span: Span) -> bool:
 
 def current_ids() -> tuple[str, str] | None:
     """Return the ids of the current trace and span in hex, 32 and 16 digits; None outside of any."""
-    here = trace.get_current_span().get_span_context()
+    span = trace.get_current_span()
+    if span is trace.INVALID_SPAN:
+        return None
+    here = span.get_span_context()
     return (
         (trace.format_trace_id(here.trace_id), trace.format_span_id(here.span_id)) if here.is_valid else None
     )

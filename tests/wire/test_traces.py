@@ -16,6 +16,7 @@ from pydantic_ai.models.instrumented import InstrumentationSettings
 
 from app.bootstrap import build_llm_service
 from app.llm import conventions as names
+from app.llm import tracing
 from app.llm.candidates import Candidate
 from app.llm.errors import LLMNoCandidate, LLMProviderError
 from app.llm.messages import ImagePart, Message, TextPart, ToolCallPart, ToolResultPart, ToolSpec
@@ -290,3 +291,16 @@ async def test_without_a_tracer_provider_nothing_is_traced(sqlite_url: str):
     (row,) = await ledger.runs()
     await ledger.close()
     assert (row["trace_id"], seen) == (None, [trace.INVALID_SPAN])
+
+
+async def test_a_provider_that_the_program_sets_later_is_found(
+    sqlite_url: str, traces: Traces, monkeypatch: pytest.MonkeyPatch
+):
+    """OpenTelemetry lets a process set its global provider once; the test puts it where that would."""
+    monkeypatch.setattr(tracing, "LOOK_EVERY_S", 0.0)
+    async with service(sqlite_url) as llm:
+        await llm.chat(ASKED)
+        monkeypatch.setattr(trace, "_TRACER_PROVIDER", traces.provider)
+        await llm.chat(ASKED)
+    assert [span.name for span in traces.named(names.CALL_SPAN)] == [names.CALL_SPAN]
+    assert len(traces.named("chat ")) == 1

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import sqlite3
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,8 @@ from app.llm.ports import ProviderReply
 from app.llm.settings import load_settings
 from app.llm.testing.client import ScriptedClient
 from app.llm.types import FinishReason, LLMCallContext, LLMRequest, TokenUsage
+from tests.support.ledger import Outside
+from tests.support.usage import TODAY, put, run_row
 from tests.unit.cli.conftest import Outcome, Run, Terminal
 
 HELLO = LLMRequest(messages=(Message.user("Hello"),), idempotency_key="held")
@@ -253,3 +256,15 @@ def test_an_effect_is_listed_and_shown_as_a_tool(signalbox: Run) -> None:
     whole = json.loads(signalbox("runs", "show", run["id"], "--json").out)
     assert whole["request"] == {"v": 1, "effect": {"name": "pay", "arguments": {"order": 1}}}
     assert whole["response"] == {"v": 1, "result": {"receipt": "Ærø"}}
+
+
+@pytest.mark.usefixtures("on_each_database")
+async def test_a_run_shows_its_trace(signalbox: Run, db_url: str) -> None:
+    run = run_row(TODAY, trace_id="4bf92f3577b34da6a3ce929d0e0e4736")
+    seen = Outside(db_url)
+    await put(seen, run)
+    await seen.close()
+    shown = await asyncio.to_thread(signalbox, "runs", "show", run["id"])
+    assert re.search(r"trace_id +4bf92f3577b34da6a3ce929d0e0e4736\n", shown.out)
+    document = json.loads((await asyncio.to_thread(signalbox, "runs", "show", run["id"], "--json")).out)
+    assert document["trace_id"] == run["trace_id"]
