@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from app.bootstrap import build_llm_service, open_executor
 from app.cli.metrics import DEFAULT_PORT
 from app.cli.scraping import Snapshot, samples_of
+from app.llm.errors import LLMBudgetExceeded
 from app.llm.metric_names import LEDGER_METRICS, METRICS, Kind
 from app.llm.metrics import PrometheusMetrics
 from app.llm.persistence.counted import counted
@@ -60,6 +61,7 @@ async def exercised(sqlite_url: str) -> Page:
             default_workspace="acme",
             cache_enabled=True,
             learn_timeout_s=0,
+            budgets=[{"workspace": "small", "per": "day", "tokens": 2_000, "soft": 0.1}],
         )
         async with build_llm_service(settings, metrics=PrometheusMetrics(registry)) as llm:
             ollama.script(Reply.rate_limited(0), Reply.rate_limited(0))
@@ -71,6 +73,10 @@ async def exercised(sqlite_url: str) -> Page:
             await llm.chat(request("two", model="gemini:gemini-2.5-flash"))
             for number in range(3):
                 await llm.chat(request(f"down {number}"))
+            small = {"workspace_id": "small"}
+            await llm.chat(request("under a budget", metadata=small))
+            with pytest.raises(LLMBudgetExceeded):
+                await llm.chat(request("beyond it", metadata=small, max_output_tokens=2_000))
             text = generate_latest(registry).decode()
         executor = await open_executor(settings)
         ledger = CollectorRegistry()
