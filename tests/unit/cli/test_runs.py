@@ -207,7 +207,7 @@ def test_migrate_says_from_where_to_where(signalbox: Run) -> None:
     )
     assert made.out == "sqlite+aiosqlite:///signalbox.db: migrated from no tables to 0003\n"
     assert again.out == "sqlite+aiosqlite:///signalbox.db: at 0003, which is current\n"
-    document = {"database": "sqlite+aiosqlite:///signalbox.db", "before": "0003", "after": "0002"}
+    document = {"database": "sqlite+aiosqlite:///signalbox.db", "before": "0003", "after": "0003"}
     assert (checked.code, json.loads(checked.out)) == (0, document)
 
 
