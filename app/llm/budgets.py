@@ -199,14 +199,12 @@ def refused(
     """Return the error of a call that does not fit: whose budget, what is spent and held, when it begins anew."""
     limit = Decimal((budget.tokens if measure == "tokens" else budget.usd) or 0)
     ends = period_end(budget.per, now)
-    fits_alone = spent.spent[measure] + (needed or FREE) <= limit
-    retry_after_s = AGAIN_S if fits_alone else (ends - now).total_seconds()
-    spare = "what calls under way do not use is free again when they end; " if fits_alone else ""
+    advice, retry_after_s = _remedy(limit, spent.spent[measure], needed, ends=ends, now=now)
     wants = "a price that is not known" if needed is None else f"about {said(measure, needed)}"
     return LLMBudgetExceeded(
         f"workspace {workspace_id} has {said(measure, limit)} a {budget.per}: {said(measure, spent.spent[measure])} are "
         f"spent, {said(measure, spent.reserved[measure])} reserved by calls under way, and this one needs {wants}. "
-        f"Nothing was sent: {spare}the budget begins anew at {ends:%Y-%m-%d %H:%M} UTC",
+        f"Nothing was sent: {advice}",
         workspace_id=workspace_id,
         per=budget.per,
         period=spent.period,
@@ -216,8 +214,23 @@ def refused(
         reserved=spent.reserved[measure],
         needed=needed,
         begins_anew_at=ends.isoformat(),
-        retry_after_s=round(retry_after_s, 3),
+        retry_after_s=retry_after_s,
     )
+
+
+def _remedy(
+    limit: Decimal, spent: Decimal, needed: Decimal | None, *, ends: datetime, now: datetime
+) -> tuple[str, float | None]:
+    """Return what to do about a refusal, and the seconds after which a new try makes sense; None: never."""
+    if needed is not None and needed > limit:
+        return (
+            "that is more than all of it: raise the budget, shorten the prompt, or lower max_output_tokens",
+            None,
+        )
+    anew = f"the budget begins anew at {ends:%Y-%m-%d %H:%M} UTC"
+    if spent + (needed or FREE) <= limit:
+        return f"what calls under way do not use is free again when they end; {anew}", AGAIN_S
+    return anew, round((ends - now).total_seconds(), 3)
 
 
 def said(measure: Measure, amount: Decimal) -> str:

@@ -4,12 +4,14 @@ from collections.abc import AsyncIterator
 from decimal import Decimal
 
 import pytest
+import sqlalchemy as sa
 
 from app.bootstrap import connect
 from app.llm.errors import LLMBudgetExceeded, LLMFenced
 from app.llm.persistence import budgets as steps
 from app.llm.persistence import ledger as protocol
 from app.llm.persistence.executor import Executor
+from app.llm.persistence.models import LLMBudget
 from app.llm.persistence.retention import prune
 from app.llm.persistence.settlement import of_success
 from app.llm.persistence.spool.line import from_line, to_line
@@ -257,6 +259,26 @@ async def test_what_is_pruned_stays_counted(autonomous: Ledger, executor: Execut
     now = (await repo.budget_state("w1", ["day"])).now
     await executor.transaction(lambda: steps.recount("w1", "day", now))
     assert await counted(seen) == (10, 0.1, 0, 0, 0)
+
+
+async def test_counters_of_months_that_are_long_over_go(autonomous: Ledger, executor: Executor):
+    seen, repo = autonomous.outside, await opened(autonomous.repo())
+    await opened(repo, "w2")
+    now = (await counters(seen))["day"]
+    async with seen.engine.begin() as connection:
+        table, old = sa.insert(LLMBudget.__table__), {**now, "period": "2020-02-29"}
+        await connection.execute(table, [old, {**old, "period": "2020-02"}, {**old, "workspace_id": "w2"}])
+    await prune(executor, older_than_s=0, payloads_only=True)
+    await prune(executor, older_than_s=0, workspace_id="w2")
+    assert len(await counters(seen)) == 2
+    rows = await seen.rows(sa.select(LLMBudget.__table__))
+    assert sorted(row["period"] for row in rows if row["workspace_id"] == "w1")[:2] == [
+        "2020-02",
+        "2020-02-29",
+    ]
+    assert len([row for row in rows if row["workspace_id"] == "w2"]) == 2
+    await prune(executor, older_than_s=0)
+    assert len(await seen.rows(sa.select(LLMBudget.__table__))) == 4
 
 
 # -- making counters

@@ -7,6 +7,7 @@ one finds.
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import astuple, dataclass
+from functools import partial
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -57,7 +58,7 @@ async def prune(  # one parameter for each choice
 ) -> Pruned:
     """Delete runs that finished more than `older_than_s` seconds ago, then payloads that no run refers to.
 
-    What reports count of the runs is kept.
+    What reports count of the runs is kept. Counters of budgets go with the months that are over by that age.
 
     STARTED runs are never touched, nor is a payload that was referred to within the last hour: a later prune finds
     it. Ages are by the database's clock. A cancelled prune ends with the batch that is being written.
@@ -85,6 +86,8 @@ async def prune(  # one parameter for each choice
         raise ValueError(f"batch is {batch}: 1 to {MAX_BATCH} rows")
     job = _Job(executor, which, batch, progress)
     await job.prune_runs()
+    if not payloads_only and (await executor.read(sql.find_counters(which))).rows:
+        await executor.transaction(partial(_prune_counters, which))
     await job.prune_payloads()
     return job.pruned
 
@@ -199,6 +202,10 @@ def _prune_page(which: Selection, after: str, last: str) -> Callable[[], Steps[P
         return Pruned(runs=len(deleted.rows), attempts=sends.rowcount)
 
     return steps
+
+
+def _prune_counters(which: Selection) -> Steps[None]:
+    yield sql.delete_counters(which)
 
 
 def _prune_orphans(after: Address, last: Address) -> Callable[[], Steps[Pruned]]:

@@ -12,10 +12,12 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
-from app.db.base import db_now
+from app.db.base import db_now, utc_day
+from app.llm.budgets import PERIOD_CHARS
 from app.llm.persistence.executor import Step
 from app.llm.persistence.models import STARTED
 from app.llm.persistence.statements import attempts, payloads, runs
+from app.llm.persistence.statements_budgets import counters
 from app.llm.persistence.statements_usage import PRUNED_COLUMNS
 
 SCAN = 5_000
@@ -222,6 +224,22 @@ def _holds_live_key(of: sa.FromClause = runs) -> sa.ColumnElement[bool]:
 
 def _spares_keys(which: Selection) -> bool:
     return not (which.keys or which.payloads_only)  # a run without texts holds its key as well as before
+
+
+def find_counters(which: Selection) -> Step:
+    """Return the look-up of one counter that `delete_counters` would delete."""
+    return _step(sa.select(counters.c.period).where(*_is_long_over(which)).limit(1))
+
+
+def delete_counters(which: Selection) -> Step:
+    """Return the deletion of budgets' counters of months that were over by then, and of their days."""
+    return _step(sa.delete(counters).where(*_is_long_over(which)))
+
+
+def _is_long_over(which: Selection) -> list[sa.ColumnElement[bool]]:
+    month = sa.func.substr(utc_day(_ago(which.older_than_s)), 1, PERIOD_CHARS["month"])
+    whose = [] if which.workspace_id is None else [counters.c.workspace_id == which.workspace_id]
+    return [counters.c.period < month, *whose]
 
 
 # -- payloads

@@ -237,3 +237,9 @@ def test_a_refusal_for_what_others_hold_says_that_they_may_give_it_back():
     error = refused("acme", DAY, "usd", spent=held, now=NOON, needed=Decimal("0.1"))
     assert "what calls under way do not use is free again when they end" in error.message
     assert error.retry_after_s == 5
+
+
+def test_a_refusal_for_more_than_the_whole_budget_promises_no_time():
+    error = refused("acme", DAY, "tokens", spent=spent(), now=NOON, needed=Decimal(101))
+    assert "that is more than all of it: raise the budget" in error.message
+    assert error.retry_after_s is None
