@@ -7,6 +7,7 @@ EFFECTS, DIVERGENCE, RECORDED, STEPS, CONTEXT = (
     for name in ("effects", "divergence", "pydanticai/recorded", "pydanticai/steps", "context")
 )
 ONCE, AGENTS = "tests/unit/llm/test_effects.py::test_", "tests/wire/test_durable_agents.py::test_"
+REFUSED, DERIVED = (f"tests/wire/test_durable_{name}.py::test_" for name in ("agents_refused", "agent_keys"))
 KEPT = "tests/conformance/test_effects.py::test_"
 
 DURABLE_BREAKS = (
@@ -164,7 +165,7 @@ DURABLE_BREAKS = (
         STEPS,
         'path = ">".join([agent, *(str(call) for _, call in _inside.get())])',
         'path = ">".join([agent, *(str(call) for _, call in _inside.get()[-1:])])',
-        (AGENTS + "agents_within_tools_within_agents_have_keys_of_their_own",),
+        (DERIVED + "agents_within_tools_within_agents_have_keys_of_their_own",),
     ),
     Break(
         "tool-belongs-to-nobody",
@@ -172,7 +173,7 @@ DURABLE_BREAKS = (
         RECORDED,
         'context=context.model_copy(update={"idempotency_key": None}),',
         "context=LLMCallContext(workspace_id=context.workspace_id),",
-        (AGENTS + "a_tool_belongs_to_whom_its_step_belongs_to",),
+        (DERIVED + "a_tool_belongs_to_whom_its_step_belongs_to",),
     ),
     Break(
         "stream-forgets-its-step",
@@ -188,6 +189,6 @@ DURABLE_BREAKS = (
         "app/llm/service.py",
         "if isinstance(error, LLMKeyConflict) and call is not None:",
         "if isinstance(error, LLMKeyConflict) and call is None:",
-        (AGENTS + "a_dated_instruction_is_refused_with_its_place",),
+        (REFUSED + "a_dated_instruction_is_refused_with_its_place",),
     ),
 )
