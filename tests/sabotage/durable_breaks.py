@@ -6,7 +6,8 @@ EFFECTS, DIVERGENCE, RECORDED, STEPS, CONTEXT = (
     f"app/llm/{name}.py"
     for name in ("effects", "divergence", "pydanticai/recorded", "pydanticai/steps", "context")
 )
-ONCE, AGENTS = "tests/unit/llm/test_effects.py::test_", "tests/wire/test_durable_agents.py::test_"
+ONCE, OWNED = (f"tests/unit/llm/test_{name}.py::test_" for name in ("effects", "effect_owners"))
+AGENTS = "tests/wire/test_durable_agents.py::test_"
 REFUSED, DERIVED = (f"tests/wire/test_durable_{name}.py::test_" for name in ("agents_refused", "agent_keys"))
 KEPT = "tests/conformance/test_effects.py::test_"
 
@@ -50,7 +51,7 @@ DURABLE_BREAKS = (
         "if isinstance(state, Conflict | Abandoned):",
         "if isinstance(state, Abandoned):\n            await self._repo.release(state.run_id, run.workspace_id)\n"
         "        if isinstance(state, Conflict):",
-        (ONCE + "a_dead_owners_effect_is_run_again_or_left_to_a_person[sqlite]",),
+        (OWNED + "a_dead_owners_effect_is_run_again_or_left_to_a_person[sqlite]",),
     ),
     Break(
         "lease-of-a-long-tool-is-not-renewed",
@@ -58,7 +59,7 @@ DURABLE_BREAKS = (
         EFFECTS,
         "held = await self._repo.renew(run)",
         "held = bool(run)",
-        (ONCE + "the_lease_is_renewed_while_the_work_goes_on[sqlite]",),
+        (OWNED + "the_lease_is_renewed_while_the_work_goes_on[sqlite]",),
         hangs_s=20,
     ),
     Break(
@@ -67,7 +68,7 @@ DURABLE_BREAKS = (
         EFFECTS,
         "error_message=str(fault)\n                )",
         "error_message=str(fault)\n                )\n                held = False",
-        (ONCE + "the_lease_is_renewed_while_the_work_goes_on[sqlite]",),
+        (OWNED + "the_lease_is_renewed_while_the_work_goes_on[sqlite]",),
         hangs_s=20,
     ),
     Break(
@@ -92,7 +93,7 @@ DURABLE_BREAKS = (
         EFFECTS,
         "return result if not finished.fenced else await self._of_successor(run, finished, result)",
         "return result if finished else await self._of_successor(run, finished, result)",
-        (ONCE + "a_late_owner_returns_what_its_successor_returned[sqlite]",),
+        (OWNED + "a_late_owner_returns_what_its_successor_returned[sqlite]",),
     ),
     Break(
         "result-waits-in-the-spool-unread",
@@ -133,7 +134,7 @@ DURABLE_BREAKS = (
         "await self._repo.abandon(run)\n                raise\n            except Unrecordable",
         "await self._repo.mark_cancelled(run, self._failure(LLMCancelled('it is gone'), began_s))\n"
         "                raise\n            except Unrecordable",
-        (ONCE + "work_that_is_cancelled_half_way_is_left_to_a_person_or_run_again[sqlite]",),
+        (OWNED + "work_that_is_cancelled_half_way_is_left_to_a_person_or_run_again[sqlite]",),
     ),
     Break(
         "work-whose-result-is-no-json-frees-its-key",
