@@ -1,12 +1,14 @@
 """Agents under one key: where it comes from, and whose derived keys never meet."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 import pytest
 from pydantic_ai import Agent, FunctionToolset, RunContext
+from pydantic_ai.direct import model_request
 from pydantic_ai.exceptions import UserError
+from pydantic_ai.messages import ModelRequest
 from pydantic_ai.models.fallback import FallbackModel
 from pydantic_ai.toolsets import CombinedToolset
 
@@ -144,11 +146,19 @@ async def test_a_tool_that_is_recorded_from_now_on_changes_no_key_of_the_agents_
     assert await world.keys() == [*keys, tool["idempotency_key"]]
 
 
+async def _at_once(world: World, *runs: Coroutine[Any, Any, Any]) -> list[Any]:
+    """Return how runs end of which none is answered before one of them has ended."""
+    with world.ollama.hold():
+        tasks = [asyncio.create_task(run) for run in runs]
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    return await asyncio.gather(*tasks, return_exceptions=True)
+
+
 @pytest.mark.parametrize("prompts", [("x", "x"), ("x", "y")], ids=["alike", "not alike"])
 async def test_two_runs_of_one_agent_under_one_key_never_get_each_others_answers(
     world: World, prompts: tuple[str, str]
 ) -> None:
-    """At once one of them is refused in clear words, or has the very answer of the other."""
+    """While one of them is at work, the other one is refused in clear words."""
 
     def pay(order: int) -> str:
         """Pay an order."""
@@ -157,9 +167,7 @@ async def test_two_runs_of_one_agent_under_one_key_never_get_each_others_answers
 
     world.ollama.script(Reply.tool_call("pay", {"order": 1}), Reply.text("Paid."))
     agent = world.agent(pay)
-    both = await asyncio.gather(
-        *(agent.run(prompt, metadata=RUN) for prompt in prompts), return_exceptions=True
-    )
+    both = await _at_once(world, *(agent.run(prompt, metadata=RUN) for prompt in prompts))
     (refused,) = [each for each in both if isinstance(each, LLMContractError)]
     assert isinstance(refused, LLMKeyInProgress if prompts[0] == prompts[1] else LLMKeyConflict)
     assert "this key" in str(refused)
@@ -177,7 +185,7 @@ async def test_two_runs_at_once_within_one_tool_call_are_refused_with_the_remedy
     async def summarize(ctx: RunContext[Any]) -> str:
         """Sum up twice at once."""
         runs = (summarizer.run(each, model=model, metadata=ctx.metadata) for each in prompts)
-        both.extend(await asyncio.gather(*runs, return_exceptions=True))
+        both.extend(await _at_once(world, *runs))
         return "both"
 
     world.ollama.script(Reply.tool_call("summarize", {}))
@@ -231,6 +239,24 @@ async def test_keys_that_would_get_too_long_end_in_a_hash(world: World, db_url: 
     assert len(keys) == len(set(keys)) == sends + 2
     assert (keys[0] == f"{key}/clerk/1") == (spare >= len("/clerk/1"))
     assert {len(each) for each in keys if "~" in each} == {255}
+
+
+async def test_what_a_tool_asks_by_itself_twice_under_one_key_is_asked_once(world: World) -> None:
+    model = PydanticAiLiteLLMModel(world.llm)
+    settings = LLMModelSettings(llm_workspace_id="acme", llm_idempotency_key="letter-1")
+
+    async def read(text: str) -> str:
+        """Read a letter, and again."""
+        for _ in range(2):
+            answer = await model_request(
+                model, [ModelRequest.user_text_prompt(text)], model_settings=settings
+            )
+            world.done.append(answer.text)
+        return "read"
+
+    world.ollama.script(Reply.tool_call("read", {"text": "Dear all"}), Reply.text("A letter."))
+    await world.agent(read).run("Read.", metadata=RUN)
+    assert (world.done, world.sends) == (["A letter.", "A letter."], 3)
 
 
 async def test_tools_that_are_recorded_already_are_refused_at_once(world: World) -> None:

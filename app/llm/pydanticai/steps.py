@@ -128,8 +128,11 @@ def step_key(key: str, run: RunContext[Any] | None, *, name: str | None) -> str:
 
 
 def note_answer(run: RunContext[Any] | None) -> None:
-    """Note that this step of the run has an answer: whoever asks again, in this task, wants another one."""
-    if run is not None:
+    """Note that this step of the run has an answer: if the agent asks again, in this task, it wants another one.
+
+    What a tool asks by itself is no step (its number is 0): there an equal key means an equal answer, as everywhere.
+    """
+    if run is not None and run.run_step:
         _answered.set(((run.run_id, run.run_step), _answers_of(run) + 1))
 
 
