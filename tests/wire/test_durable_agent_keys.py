@@ -241,6 +241,24 @@ async def test_keys_that_would_get_too_long_end_in_a_hash(world: World, db_url: 
     assert {len(each) for each in keys if "~" in each} == {255}
 
 
+async def test_in_a_run_without_a_key_agents_of_recorded_tools_keep_the_keys_that_they_are_given(
+    world: World,
+) -> None:
+    """Two conversations want the same invoice read, under its own key: it is read once."""
+    reader = Agent(PydanticAiLiteLLMModel(world.llm), name="reader")
+
+    async def read(invoice: int) -> str:
+        """Let somebody read an invoice."""
+        key = {"workspace_id": "acme", "idempotency_key": f"invoice-{invoice}"}
+        return str((await reader.run("Read.", metadata=key)).output)
+
+    for prompt in ("Hello.", "Good day."):
+        world.ollama.script(Reply.tool_call("read", {"invoice": 7}))
+        await world.agent(read).run(prompt, metadata={"workspace_id": "acme"})
+    assert [key for key in await world.keys() if key != "None"] == ["invoice-7/reader/1"]
+    assert world.sends == 5
+
+
 async def test_what_a_tool_asks_by_itself_twice_under_one_key_is_asked_once(world: World) -> None:
     model = PydanticAiLiteLLMModel(world.llm)
     settings = LLMModelSettings(llm_workspace_id="acme", llm_idempotency_key="letter-1")

@@ -69,6 +69,11 @@ def inside_tool(run_id: str | None, tool_call_id: str | None) -> Iterator[None]:
         _inside.reset(token)
 
 
+def within_tool() -> bool:
+    """Return whether this task works on a tool call that its keys must name."""
+    return bool(_inside.get())
+
+
 def named_by(source: str, facts: Mapping[str, Any] | None, *, prefix: str = "") -> LLMCallContext:
     """Return the correlation that a source names, each field under `prefix` + its name.
 
@@ -160,7 +165,7 @@ def remedy_named() -> Iterator[None]:
     try:
         yield
     except (LLMKeyConflict, LLMKeyInProgress) as error:
-        if not _inside.get():
+        if not within_tool():
             raise
         raise type(error)(f"{error.message}. {_REMEDY}", **error.facts) from None
 
