@@ -122,7 +122,7 @@ AGENT_BREAKS = (
         LANES,
         "return frozenset.intersection(*values)",
         "return frozenset().union(*values)",
-        "tests/unit/llm/pydanticai/test_model.py::test_the_profile_is_what_all_lanes_share",
+        "tests/unit/llm/pydanticai/test_renderings.py::test_the_profile_is_what_all_lanes_share",
     ),
     _agents(
         "prompted-output-is-not-held-to-json",

@@ -6,7 +6,9 @@ EFFECTS, DIVERGENCE, RECORDED, STEPS, CONTEXT = (
     f"app/llm/{name}.py"
     for name in ("effects", "divergence", "pydanticai/recorded", "pydanticai/steps", "context")
 )
-ONCE, AGENTS = "tests/unit/llm/test_effects.py::test_", "tests/wire/test_durable_agents.py::test_"
+ONCE, OWNED = (f"tests/unit/llm/test_{name}.py::test_" for name in ("effects", "effect_owners"))
+AGENTS = "tests/wire/test_durable_agents.py::test_"
+REFUSED, DERIVED = (f"tests/wire/test_durable_{name}.py::test_" for name in ("agents_refused", "agent_keys"))
 KEPT = "tests/conformance/test_effects.py::test_"
 
 DURABLE_BREAKS = (
@@ -49,7 +51,7 @@ DURABLE_BREAKS = (
         "if isinstance(state, Conflict | Abandoned):",
         "if isinstance(state, Abandoned):\n            await self._repo.release(state.run_id, run.workspace_id)\n"
         "        if isinstance(state, Conflict):",
-        (ONCE + "a_dead_owners_effect_is_run_again_or_left_to_a_person[sqlite]",),
+        (OWNED + "a_dead_owners_effect_is_run_again_or_left_to_a_person[sqlite]",),
     ),
     Break(
         "lease-of-a-long-tool-is-not-renewed",
@@ -57,7 +59,7 @@ DURABLE_BREAKS = (
         EFFECTS,
         "held = await self._repo.renew(run)",
         "held = bool(run)",
-        (ONCE + "the_lease_is_renewed_while_the_work_goes_on[sqlite]",),
+        (OWNED + "the_lease_is_renewed_while_the_work_goes_on[sqlite]",),
         hangs_s=20,
     ),
     Break(
@@ -66,7 +68,7 @@ DURABLE_BREAKS = (
         EFFECTS,
         "error_message=str(fault)\n                )",
         "error_message=str(fault)\n                )\n                held = False",
-        (ONCE + "the_lease_is_renewed_while_the_work_goes_on[sqlite]",),
+        (OWNED + "the_lease_is_renewed_while_the_work_goes_on[sqlite]",),
         hangs_s=20,
     ),
     Break(
@@ -91,7 +93,7 @@ DURABLE_BREAKS = (
         EFFECTS,
         "return result if not finished.fenced else await self._of_successor(run, finished, result)",
         "return result if finished else await self._of_successor(run, finished, result)",
-        (ONCE + "a_late_owner_returns_what_its_successor_returned[sqlite]",),
+        (OWNED + "a_late_owner_returns_what_its_successor_returned[sqlite]",),
     ),
     Break(
         "result-waits-in-the-spool-unread",
@@ -132,7 +134,7 @@ DURABLE_BREAKS = (
         "await self._repo.abandon(run)\n                raise\n            except Unrecordable",
         "await self._repo.mark_cancelled(run, self._failure(LLMCancelled('it is gone'), began_s))\n"
         "                raise\n            except Unrecordable",
-        (ONCE + "work_that_is_cancelled_half_way_is_left_to_a_person_or_run_again[sqlite]",),
+        (OWNED + "work_that_is_cancelled_half_way_is_left_to_a_person_or_run_again[sqlite]",),
     ),
     Break(
         "work-whose-result-is-no-json-frees-its-key",
@@ -164,7 +166,7 @@ DURABLE_BREAKS = (
         STEPS,
         'path = ">".join([agent, *(str(call) for _, call in _inside.get())])',
         'path = ">".join([agent, *(str(call) for _, call in _inside.get()[-1:])])',
-        (AGENTS + "agents_within_tools_within_agents_have_keys_of_their_own",),
+        (DERIVED + "agents_within_tools_within_agents_have_keys_of_their_own",),
     ),
     Break(
         "tool-belongs-to-nobody",
@@ -172,7 +174,7 @@ DURABLE_BREAKS = (
         RECORDED,
         'context=context.model_copy(update={"idempotency_key": None}),',
         "context=LLMCallContext(workspace_id=context.workspace_id),",
-        (AGENTS + "a_tool_belongs_to_whom_its_step_belongs_to",),
+        (DERIVED + "a_tool_belongs_to_whom_its_step_belongs_to",),
     ),
     Break(
         "stream-forgets-its-step",
@@ -188,6 +190,6 @@ DURABLE_BREAKS = (
         "app/llm/service.py",
         "if isinstance(error, LLMKeyConflict) and call is not None:",
         "if isinstance(error, LLMKeyConflict) and call is None:",
-        (AGENTS + "a_dated_instruction_is_refused_with_its_place",),
+        (REFUSED + "a_dated_instruction_is_refused_with_its_place",),
     ),
 )

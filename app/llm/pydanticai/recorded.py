@@ -16,7 +16,7 @@ from pydantic_core import PydanticSerializationError
 from app.llm.effects import Unrecordable
 from app.llm.errors import LLMInvalidRequest
 from app.llm.fingerprint import json_bytes
-from app.llm.pydanticai.steps import STEP, fitting, inside_tool
+from app.llm.pydanticai.steps import STEP, fitting, inside_tool, within_tool
 from app.llm.types import LLMCallContext
 
 _VALUE, _RETURN, _RETRY, _FAILED = "value", "tool_return", "retry", "failed"
@@ -56,7 +56,7 @@ class RecordedToolset(WrapperToolset[AgentDepsT]):
     In a run with an idempotency key a call of a tool has a key of its own, `{key of its step}/tool/{tool call}` (with a
     hash at its end where that gets too long): it runs once, and a run that is repeated under the same key gets what it
     returned. A process that dies within a tool leaves it to LLM_ON_ABANDONED, as with calls. In a run without a key, or with
-    a model that is none of ours, tools just run.
+    a model that is none of ours, tools just run, and agents that they start keep the keys that they are given.
 
     What the agent gets is what the ledger keeps, live too: JSON, with files and `ToolReturn` as PydanticAI writes and
     reads them. `ModelRetry` (which a tool's own `timeout` raises, too) and `ToolFailed` are results. Any other exception is none and frees the key, so that a repeated
@@ -96,8 +96,10 @@ class RecordedToolset(WrapperToolset[AgentDepsT]):
         async def work() -> JsonValue:
             return await _ended(name, self.wrapped.call_tool(name, tool_args, ctx, tool))
 
+        step = _step_of(ctx)
+        if step is None and not within_tool():
+            return await self.wrapped.call_tool(name, tool_args, ctx, tool)
         with inside_tool(ctx.run_id, ctx.tool_call_id):
-            step = _step_of(ctx)
             if step is None:
                 return await self.wrapped.call_tool(name, tool_args, ctx, tool)
             tool_args = _at_rest(tool_args)

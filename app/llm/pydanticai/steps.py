@@ -69,6 +69,11 @@ def inside_tool(run_id: str | None, tool_call_id: str | None) -> Iterator[None]:
         _inside.reset(token)
 
 
+def within_tool() -> bool:
+    """Return whether this task works on a tool call that its keys must name."""
+    return bool(_inside.get())
+
+
 def named_by(source: str, facts: Mapping[str, Any] | None, *, prefix: str = "") -> LLMCallContext:
     """Return the correlation that a source names, each field under `prefix` + its name.
 
@@ -128,8 +133,11 @@ def step_key(key: str, run: RunContext[Any] | None, *, name: str | None) -> str:
 
 
 def note_answer(run: RunContext[Any] | None) -> None:
-    """Note that this step of the run has an answer: whoever asks again, in this task, wants another one."""
-    if run is not None:
+    """Note that this step of the run has an answer: if the agent asks again, in this task, it wants another one.
+
+    What a tool asks by itself is no step (its number is 0): there an equal key means an equal answer, as everywhere.
+    """
+    if run is not None and run.run_step:
         _answered.set(((run.run_id, run.run_step), _answers_of(run) + 1))
 
 
@@ -157,7 +165,7 @@ def remedy_named() -> Iterator[None]:
     try:
         yield
     except (LLMKeyConflict, LLMKeyInProgress) as error:
-        if not _inside.get():
+        if not within_tool():
             raise
         raise type(error)(f"{error.message}. {_REMEDY}", **error.facts) from None
 

@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from pydantic import BaseModel
+from pydantic_ai.messages import ModelResponse
 
 from app.llm.candidates import Candidate, ProviderCaps
 from app.llm.deltas import Answering, Delta, Tell, TextDelta, deltas_of
@@ -159,3 +160,20 @@ class ScriptedService:
         if model is None:
             return self.listed
         return tuple(listed for listed in self.listed if listed.name == model)
+
+
+PARIS_JSON = '{"name": "Paris", "country": "France"}'
+
+
+def gemini_only(*script: Any) -> ScriptedService:
+    """Return a service that has the lane of Gemini alone."""
+    return ScriptedService(*script, candidates=(candidate(GEMINI),))
+
+
+def last(result: Any) -> ModelResponse:
+    """Return the last answer of a run."""
+    response = result.all_messages()[-1]
+    if not isinstance(response, ModelResponse):
+        response = result.all_messages()[-2]
+    assert isinstance(response, ModelResponse)
+    return response
