@@ -1,6 +1,6 @@
 """Tables of the documentation, made from the code: `python -m app.docs` writes them, `--check` names the stale ones.
 
-`.env.example` is written whole; in the READMEs only what stands between `<!-- NAME:begin -->` and `<!-- NAME:end -->`.
+`.env.example` is written whole; in the documents only what stands between `<!-- NAME:begin -->` and `<!-- NAME:end -->`.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from app.llm.schemas.features import FEATURES, outcome
 from app.llm.settings import PREFIX, LLMSettings
 
 ROOT = Path(__file__).resolve().parents[1]
-READMES = ("README.md", "app/llm/README.md", "docs/STRUCTURED_OUTPUT.md")
+DOCUMENTS = "docs/*.md"
 ENV_EXAMPLE = ".env.example"
 HELP_COLUMNS = 100
 
@@ -63,17 +63,16 @@ def stale_files(root: Path) -> dict[Path, str]:
     """Return the files under `root` that are not as they should be, each with the text that it should have.
 
     Raises:
-        ValueError: A README opens a block and does not close it.
+        ValueError: A document opens a block and does not close it.
     """
     wanted = {root / ENV_EXAMPLE: env_example()}
-    for name in READMES:
-        if (path := root / name).is_file():
-            wanted[path] = with_blocks(path.read_text(encoding="utf-8"))
+    for path in sorted(root.glob(DOCUMENTS)):
+        wanted[path] = with_blocks(path.read_text(encoding="utf-8"))
     return {path: text for path, text in wanted.items() if not path.is_file() or path.read_text() != text}
 
 
 def with_blocks(text: str, blocks: Mapping[str, Callable[[], str]] | None = None) -> str:
-    """Return a document with its generated blocks renewed, a README's by default; one without markers stays as it is.
+    """Return a document with its generated blocks renewed, those of BLOCKS by default; one without markers stays as it is.
 
     Raises:
         ValueError: A block is opened and not closed.

@@ -1,4 +1,4 @@
-"""The examples run as a new user runs them, and every block of the README's section does what it says."""
+"""The examples run as a new user runs them, and every block of docs/EXAMPLES.md does what it says."""
 
 import json
 import logging
@@ -19,6 +19,7 @@ from tests.support.ledger import ROOT
 from tests.support.signals import heed_ctrl_c
 
 EXAMPLES = ROOT / "examples"
+DOCUMENT = ROOT / "docs" / "EXAMPLES.md"
 INVOICE = '{"vendor":"Nordlys Rail AS","total":1480.5,"currency":"EUR","due":"2026-12-15"}'
 
 
@@ -219,13 +220,13 @@ def test_the_tests_of_an_own_agent_pass() -> None:
     assert re.search(r"^5 passed", done, re.MULTILINE)
 
 
-def test_every_example_is_run_here_and_named_in_the_readme() -> None:
+def test_every_example_is_run_here_and_named_in_its_document() -> None:
     names = {path.stem for path in EXAMPLES.glob("*.py")}
     assert names == {
         *("provider", "structured_extraction", "agent_with_tools", "durable_agent", "stream_to_terminal"),
         *("pipeline", "test_own_agent"),
     }
-    section = (ROOT / "README.md").read_text().split("\n## Examples\n", 1)[1].split("\n## ", 1)[0]
+    section = DOCUMENT.read_text()
     assert [name for name in sorted(names - {"provider"}) if f"examples/{name}.py" not in section] == []
     commands = re.findall(r"(?:`|\$ )(\S*\b(?:python|pytest|signalbox)) ", section)
     assert {"python", "pytest", "signalbox"} == {each.removeprefix(".venv/bin/") for each in commands}
@@ -234,12 +235,12 @@ def test_every_example_is_run_here_and_named_in_the_readme() -> None:
     )
 
 
-# -- the blocks of the README
+# -- the blocks of the document
 
 
 def block(heading: str) -> str:
-    section = (ROOT / "README.md").read_text().split(f"\n### {heading}\n", 1)[1].split("\n### ", 1)[0]
-    blocks = re.findall(r"```python\n(.*?)```", section.split("\n## ", 1)[0], re.DOTALL)
+    section = DOCUMENT.read_text().split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
+    blocks = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
     assert len(blocks) == 1
     return str(blocks[0])
 
@@ -247,7 +248,7 @@ def block(heading: str) -> str:
 def run(heading: str) -> Mapping[str, object]:
     """Run a block as a program, in this process, which has loaded what takes long; return its names."""
     names: dict[str, object] = {"__name__": "__main__"}
-    exec(compile(block(heading), f"README: {heading}", "exec"), names)  # noqa: S102  # our own text
+    exec(compile(block(heading), f"EXAMPLES: {heading}", "exec"), names)  # noqa: S102  # our own text
     return names
 
 

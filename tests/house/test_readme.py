@@ -1,4 +1,4 @@
-"""The README keeps its word: its program runs from a built wheel, in an empty folder, against a stub provider."""
+"""The README and the page of streams keep their word: each program runs from a built wheel, against a stub provider."""
 
 import os
 import re
@@ -14,10 +14,9 @@ from app.llm.testing import Reply, StubOllama
 ROOT = Path(__file__).parents[2]
 
 
-def block(name: str) -> str:
-    """Return the first Python block below a heading of the README."""
-    text = (ROOT / "README.md").read_text()
-    section = text.split(f"## {name}", 1)[1]
+def block(name: str, page: str = "README.md") -> str:
+    """Return the first Python block below a heading of a page."""
+    section = (ROOT / page).read_text().split(f"# {name}", 1)[1]
     found = re.search(r"```python\n(.*?)```", section, re.DOTALL)
     assert found is not None
     return found[1]
@@ -102,7 +101,7 @@ def test_a_replay_in_a_fresh_process_loads_no_litellm(wheel_dir: Path, tmp_path:
 def test_the_streaming_block_prints_as_the_answer_arrives_and_again_from_the_ledger(
     wheel_dir: Path, tmp_path: Path
 ) -> None:
-    program = block("Streaming")
+    program = block("Streaming", "docs/STREAMING.md")
     with StubOllama() as stub:
         stub.script(Reply.stream("It sets ", "points.", usage=(9, 4)))
         first = run(program, wheel_dir, tmp_path, LLM_OLLAMA_API_BASE=stub.base_url)

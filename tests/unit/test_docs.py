@@ -110,7 +110,8 @@ def test_a_block_that_is_not_closed_is_refused() -> None:
 def test_check_names_what_is_stale_and_writing_mends_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "README.md").write_text("<!-- settings:begin -->\n<!-- settings:end -->\n")
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "SETTINGS.md").write_text("<!-- settings:begin -->\n<!-- settings:end -->\n")
     monkeypatch.setattr(docs, "ROOT", tmp_path)
 
     def run(*args: str) -> int:
@@ -120,6 +121,6 @@ def test_check_names_what_is_stale_and_writing_mends_it(
     assert run("--check") == 1
     told = capsys.readouterr().err
     assert ".env.example: stale" in told
-    assert "README.md: stale" in told
+    assert "docs/SETTINGS.md: stale" in told
     assert not (tmp_path / ".env.example").exists()
     assert (run(), run("--check")) == (0, 0)

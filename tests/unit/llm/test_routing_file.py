@@ -370,10 +370,10 @@ def test_each_value_has_its_origin(monkeypatch: pytest.MonkeyPatch, team_key: st
     assert origins.origin("gemini_api_key").refers
 
 
-def test_the_file_of_the_readme_can_be_read(monkeypatch: pytest.MonkeyPatch):
+def test_the_file_of_the_documentation_can_be_read(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("TEAM_GEMINI_KEY", "k")
-    readme = (Path(__file__).parents[3] / "README.md").read_text()
-    settings = load(readme.split("```yaml\n", 1)[1].split("```", 1)[0])
+    document = (Path(__file__).parents[3] / "docs" / "ROUTING.md").read_text()
+    settings = load(document.split("```yaml\n", 1)[1].split("```", 1)[0])
     assert settings.num_ctx_of("ollama", "qwen3:8b") == 32768
     assert settings.fallback_name() == "gemini:gemini-2.5-flash"
     assert settings.stage_profiles.keys() == {"query_routing", "tool_calling"}
