@@ -349,6 +349,16 @@ async def test_a_disk_without_room_is_told(at_home: House, left: int, state: Sta
         assert "signalbox prune" in str(findings["disk"].remedy)
 
 
+async def test_a_fault_of_the_system_shows_no_key(at_home: House):
+    def free(_: Path) -> int:
+        raise OSError(f"the mount -o secret={KEY} is away")
+
+    findings = await looked(at_home.given, free=free)
+    assert red(findings) == ["disk"]
+    assert "is away" in findings["disk"].said
+    assert KEY not in repr(findings)
+
+
 async def test_the_room_of_both_disks_counts(at_home: House, tmp_path: Path):
     (tmp_path / "spool").mkdir()
     free = {tmp_path: 2**40, tmp_path / "spool": 5 * 2**20}
