@@ -166,12 +166,13 @@ async def _call() -> None:
             except LLMError as error:
                 if not isinstance(error, LLMUnavailable):
                     raise
+            await service.drain()  # the row of a hit is written a moment later
 
 
 def _made_lasting(file: str) -> list[str]:
     """Set what differs from run to run to fixed values; return the ids, oldest first."""
     with closing(sqlite3.connect(file)) as database, database:
-        found = [row[0] for row in database.execute("SELECT id FROM llm_runs ORDER BY id")]
+        found = [row[0] for row in database.execute("SELECT id FROM llm_runs ORDER BY rowid")]
         ids = [_ID.format(place * 0x1111, place + 1) for place in range(len(found))]
         for place, (old, new, asked) in enumerate(zip(found, ids, CALLS, strict=True)):
             begin = FIRST + place * APART
