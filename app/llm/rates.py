@@ -131,8 +131,10 @@ class Rates:
             line.waiting -= 1
 
     def heed(self, candidate: Candidate, outcome: object) -> float | None:
-        """Leave a candidate alone if it asked for that (429 or 503 with Retry-After); return the seconds."""
-        if not isinstance(outcome, LLMProviderError) or outcome.facts.get("http_status") not in OVERLOADED:
+        """Leave a candidate alone if it asked for that (429 or 503 with Retry-After, now); return the seconds."""
+        if not isinstance(outcome, LLMProviderError) or "served_from" in outcome.facts:
+            return None
+        if outcome.facts.get("http_status") not in OVERLOADED:
             return None
         if not (for_s := min(outcome.retry_after_s or 0.0, LONGEST_HOLD_S)):
             return None

@@ -145,7 +145,7 @@ async def test_retries_and_fallbacks_are_replayed_and_nobody_waits_for_them(stub
 
 
 async def test_the_waits_of_retries_are_skipped(stubs: Stubs):
-    """Thirty recorded seconds, within a call's two."""
+    """Thirty recorded seconds, and the rates of a provider that nobody asks."""
     stubs.ollama.script(Reply.rate_limited(30))
     async with opened("record", stubs, profile_balanced=FIRST, attempts_per_candidate=1) as llm:
         await outcome(llm, request())
@@ -155,7 +155,7 @@ async def test_the_waits_of_retries_are_skipped(stubs: Stubs):
         "response": {"finish_reason": "stop", "parts": [{"type": "text", "text": "ok"}], "usage": {}},
     }
     rewritten(f"{json.dumps(line)}\n{json.dumps(answer)}\n")
-    async with opened("replay", None, profile_balanced=FIRST) as llm:
+    async with opened("replay", None, profile_balanced=FIRST, ollama_requests_per_minute=1) as llm:
         said = await asyncio.wait_for(llm.chat(request(timeout_s=90)), 20)
     assert said.text == "ok"
     assert [each.retry_after_s for each in said.attempts] == [30.0, None]

@@ -121,7 +121,7 @@ def on_a_terminal(*args: str, **environment: str) -> str:
     """Return what a command writes to a terminal."""
     ours, theirs = pty.openpty()
     env = {
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if name != "NO_COLOR"},
         "PYTHONPATH": os.pathsep.join(sys.path),
         "TERM": "xterm",
         "COLUMNS": "200",
