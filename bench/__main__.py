@@ -118,10 +118,13 @@ def _report(*, check: bool) -> int:
         _say(f"{path.relative_to(ROOT)}: {'stale, run `python -m bench report`' if check else 'written'}")
     if check:
         return FAILED if stale else 0
-    from bench.plot import draw  # noqa: PLC0415  # matplotlib is in the benchmark's own lock
+    from bench.plot import draw  # noqa: PLC0415  # loads what draws
 
     try:
         draw(document, PLOT)
+    except ModuleNotFoundError as missing:  # it is in the benchmark's own lock
+        _say(f"{PLOT.relative_to(ROOT)}: not drawn: {missing}; `make bench` installs it")
+        return FAILED
     except NotMeasured as missing:
         _say(f"{PLOT.relative_to(ROOT)}: not drawn: {missing}")
         return FAILED
