@@ -39,7 +39,7 @@ def warmup(
 
     Example: signalbox warmup --keep-alive 1h
     """
-    if timeout <= 0:
+    if not timeout > 0:  # NaN neither
         raise UsageFault("--timeout: more than 0 seconds")
     from app.llm.settings import load_settings  # noqa: PLC0415  # --help is fast
 
