@@ -35,11 +35,9 @@ def emit(text: str) -> None:
     try:
         sys.stdout.write(text if text.endswith("\n") else f"{text}\n")
         sys.stdout.flush()
-    except OSError as error:
+    except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more
-        if isinstance(error, BrokenPipeError):
-            raise typer.Exit(PIPE_CLOSED) from None
-        raise
+        raise typer.Exit(PIPE_CLOSED) from None
 
 
 def emit_answer(text: str) -> None:
