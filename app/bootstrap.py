@@ -83,7 +83,9 @@ async def build_llm_service(
         ),
     )
     limits, breaker = Limits.from_settings(settings), Breaker.from_settings(settings, CLOCK)
-    catalog = Catalog.from_settings(settings)
+    catalog = Catalog.from_settings(
+        settings, without_key=_without_key(settings) if client is None else frozenset()
+    )
     await _load_prices(catalog)
     async with AsyncExitStack() as stack:
         knowledge = _knowledge(
@@ -95,7 +97,7 @@ async def build_llm_service(
         service = LLMService(
             Wiring(
                 settings=settings,
-                client=client or _client_of_mode(settings, limits, telemetry),
+                client=client or _client_of_mode(settings, catalog, limits, telemetry),
                 repo=repo,
                 catalog=catalog,
                 knowledge=knowledge,
@@ -353,7 +355,18 @@ def _describer(settings: LLMSettings) -> Describer:
     return OllamaDescriber(settings)
 
 
-def _client_of_mode(settings: LLMSettings, limits: Limits, telemetry: Telemetry) -> ChatClient:
+def _without_key(settings: LLMSettings) -> frozenset[str]:
+    """Return the providers that were passed over, for want of a key, when what is replayed was recorded."""
+    if settings.mode is not LLMMode.REPLAY:
+        return frozenset()
+    from app.llm.cassettes.held import playing  # noqa: PLC0415  # tests only
+
+    return playing(settings).without_key
+
+
+def _client_of_mode(
+    settings: LLMSettings, catalog: Catalog, limits: Limits, telemetry: Telemetry
+) -> ChatClient:
     """Return the way to the providers, to a cassette, or to both."""
     if settings.mode is LLMMode.LIVE:
         return _client(settings, limits, telemetry)
@@ -362,7 +375,8 @@ def _client_of_mode(settings: LLMSettings, limits: Limits, telemetry: Telemetry)
 
     if settings.mode is LLMMode.REPLAY:
         return CassetteClient(playing(settings), telemetry.redact)
-    return RecordingClient(_client(settings, limits, telemetry), recording(settings), telemetry.redact)
+    live = _client(settings, limits, telemetry)
+    return RecordingClient(live, recording(settings), telemetry.redact, catalog.passed_over)
 
 
 def _client(settings: LLMSettings, limits: Limits, telemetry: Telemetry) -> ChatClient:

@@ -16,8 +16,8 @@ MARKER = "signalbox_cassette"
 OPTION = "--signalbox-mode"
 MODES = ("live", "record", "replay")
 FOLDER, SUFFIX = "cassettes", ".jsonl"
-_RECORDED = pytest.StashKey[dict[Path, str]]()
-"""Which test has recorded each file in this session."""
+_OWNERS = pytest.StashKey[dict[Path, str]]()
+"""Which test records each file: the first one that was collected, so that all workers of pytest-xdist agree."""
 _UNSAFE = re.compile(r"[^\w.=,+\[\]-]+", re.ASCII)
 _LONGEST = 120
 """Characters of a file's name."""
@@ -49,6 +49,15 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(f"{OPTION}=record: CI replays what was recorded and reviewed elsewhere")
 
 
+@pytest.hookimpl(trylast=True)  # once others have deselected
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Note which test records which file."""
+    owners = config.stash.setdefault(_OWNERS, {})
+    for item in items:
+        if (marker := item.get_closest_marker(MARKER)) is not None:
+            owners.setdefault(_file(item, marker), item.nodeid)
+
+
 @pytest.fixture(autouse=True)
 def signalbox_cassette(request: pytest.FixtureRequest) -> Iterator[Path | None]:
     """The cassette of a marked test, else None.
@@ -64,7 +73,7 @@ def signalbox_cassette(request: pytest.FixtureRequest) -> Iterator[Path | None]:
     from app.llm.cassettes.held import cassette  # noqa: PLC0415  # as the first lines of this file say
     from app.llm.settings import LLMMode  # noqa: PLC0415
 
-    path, mode = _file(request.node, *marker.args, **marker.kwargs), LLMMode(request.config.getoption(OPTION))
+    path, mode = _file(request.node, marker), LLMMode(request.config.getoption(OPTION))
     if mode is LLMMode.RECORD:
         _refuse_sharing(request, path)
     folder: Path = request.getfixturevalue("tmp_path")
@@ -77,15 +86,14 @@ def signalbox_cassette(request: pytest.FixtureRequest) -> Iterator[Path | None]:
 
 def _refuse_sharing(request: pytest.FixtureRequest, path: Path) -> None:
     """Fail the second test that would record into one file: of the first one's calls none would stay."""
-    owner = request.config.stash.setdefault(_RECORDED, {}).setdefault(path, request.node.nodeid)
+    owner = request.config.stash[_OWNERS][path]
     if owner != request.node.nodeid:
-        pytest.fail(
-            f"{path} was recorded by {owner} just now: give each test a cassette of its own", pytrace=False
-        )
+        pytest.fail(f"{path} is recorded by {owner}: give each test a cassette of its own", pytrace=False)
 
 
-def _file(node: pytest.Item, name: str | None = None) -> Path:
-    """Return the file of a test; the arguments of the marker follow the test."""
+def _file(node: pytest.Item, marker: pytest.Mark) -> Path:
+    """Return the file of a test."""
+    name = marker.args[0] if marker.args else marker.kwargs.get("name")
     if name is None:
         test = ".".join(node.nodeid.split("::")[1:])
         name = f"{node.path.stem}/{_safe(test)}"

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from app.bootstrap import payload_codec
+from app.cli.exporting import check_place
 from app.cli.faults import NotFound, UsageFault
 from app.cli.ledger import existing
-from app.llm.candidates import Candidate
+from app.llm.candidates import Candidate, RouteReason
 from app.llm.cassettes.lines import Asked, Interaction, Outcome, Redact, kept, kinds
 from app.llm.cassettes.tapes import read, write
 from app.llm.deltas import Parts
@@ -45,6 +46,8 @@ class Exported:
     """Those with a call at least."""
     left_out: dict[str, list[str]] = field(default_factory=dict)
     """Ids of runs by the reason."""
+    without_key: set[str] = field(default_factory=set)
+    """Providers that were passed over for want of a key."""
 
     @property
     def calls(self) -> int:
@@ -56,9 +59,10 @@ async def exported(file: Path, wanted: RunFilter, *, limit: int) -> Exported:
     """Write the sends of the runs that fit, oldest first.
 
     Raises:
-        UsageFault: More runs than `limit` fit.
+        UsageFault: More runs than `limit` fit, or `file` is no place for a file.
         NotFound: There is no send that could be written.
     """
+    check_place(file)
     settings = load_settings()
     redact, catalog, done = Redactor(secrets=settings.secrets()), Catalog.from_settings(settings), Exported()
     async with existing(settings) as executor:
@@ -71,7 +75,7 @@ async def exported(file: Path, wanted: RunFilter, *, limit: int) -> Exported:
                 _add(done, details, catalog, redact)
     if not done.lines:
         raise NotFound(f"there is no call to export{_because(done)}")
-    write(file, done.lines)
+    write(file, done.lines, done.without_key)
     return done
 
 
@@ -96,6 +100,9 @@ def _add(done: Exported, details: RunDetails, catalog: Catalog, redact: Redact) 
         done.left_out.setdefault(str(why), []).append(run["id"])
         return
     done.lines += lines
+    done.without_key |= {
+        each["provider"] for each in details.run["route"] if each["reason"] == RouteReason.NO_CREDENTIALS
+    }
     done.runs += bool(lines)
 
 

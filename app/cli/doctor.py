@@ -33,7 +33,7 @@ def doctor(
 
     Example: signalbox doctor --json
     """
-    if timeout <= 0:
+    if not timeout > 0:  # NaN neither
         raise UsageFault("--timeout: more than 0 seconds")
     with status_line("looking at everything"):
         findings = asyncio.run(_examined(config, timeout))

@@ -1,7 +1,7 @@
 """`signalbox export`: recorded runs as JSON lines or Parquet, for whoever wants to count them himself."""
 
 import asyncio
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -51,7 +51,8 @@ def export(
     wanted = chosen.filter()
     from app.cli.exporting import exported  # noqa: PLC0415  # --help is fast
 
-    with status_line("reading") as progress, _sink(target, form, texts=texts) as sink:
+    status = nullcontext(_untold) if target == STDOUT else status_line("reading")  # both may share a terminal
+    with status as progress, _sink(target, form, texts=texts) as sink:
         done = asyncio.run(exported(wanted, sink, texts=texts, progress=progress))
     if as_json:
         emit_json({"file": target, "format": form, **asdict(done)})
@@ -61,6 +62,10 @@ def export(
         note(
             f"{done.unread:,} texts are left out: they are encrypted (set LLM_PAYLOAD_KEY), or of a newer version"
         )
+
+
+def _untold(_text: str) -> None:
+    """Tell nobody how far it is."""
 
 
 @contextmanager

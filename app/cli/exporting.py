@@ -65,6 +65,16 @@ async def exported(
     return Exported(runs=runs, unread=unread)
 
 
+def check_place(target: Path) -> None:
+    """Refuse what cannot become a file.
+
+    Raises:
+        UsageFault: It is a directory or a device, or in no directory.
+    """
+    if not target.parent.is_dir() or (target.exists() and not target.is_file()):
+        raise UsageFault(f"{target} is no place for a file")
+
+
 @contextmanager
 def whole_file(target: Path) -> Iterator[BinaryIO]:
     """Yield a file beside `target`, readable by its owner alone, which takes its place once all is written.
@@ -75,8 +85,7 @@ def whole_file(target: Path) -> Iterator[BinaryIO]:
         UsageFault: It is a directory or a device, or in no directory.
         OSError: It cannot be written.
     """
-    if not target.parent.is_dir() or (target.exists() and not target.is_file()):
-        raise UsageFault(f"{target} is no place for a file")
+    check_place(target)
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
     beside = Path(name)
     try:

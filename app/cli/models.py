@@ -38,7 +38,7 @@ def models(
 
     Example: signalbox models --json
     """
-    if timeout <= 0:
+    if not timeout > 0:  # NaN neither
         raise UsageFault("--timeout: more than 0 seconds")
     with status_line("asking the providers"):
         there = asyncio.run(_inventory(config, timeout))

@@ -22,6 +22,7 @@ PIPE_CLOSED = 141
 """Exit code after a reader that went away, as shells report it: 128 + SIGPIPE."""
 WIDTH_OF_FILES = 200
 """Columns of a table that goes to a file or a pipe, where nothing needs to be cut."""
+_WIDE = 10_000
 _CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]|\r(?!\n)")
 _STYLES = {"SUCCEEDED": "green", "FAILED": "red", "ABANDONED": "red", "STARTED": "yellow", "kept": "green"}
 _STYLES |= {"ok": "green", "warn": "yellow", "FAIL": "bold red"}
@@ -66,8 +67,17 @@ def emit_line(cells: Iterable[object]) -> None:
     _render(Text("  ").join(_cell(cell) for cell in cells if cell is not None), wraps=False)
 
 
-def emit_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None) -> None:
-    """Write a table; None is an empty cell. Text is never read as markup."""
+def emit_table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    title: str | None = None,
+    or_lines: Iterable[Iterable[object]] | None = None,
+) -> None:
+    """Write a table; None is an empty cell. Text is never read as markup.
+
+    `or_lines` is written, a line each, to a terminal where the table would have to break words.
+    """
     from rich.box import SIMPLE_HEAD  # noqa: PLC0415  # --help is fast
     from rich.table import Table  # noqa: PLC0415
 
@@ -78,7 +88,11 @@ def emit_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, titl
         table.add_column(column, no_wrap=column == "run", overflow="fold")
     for row in rows:
         table.add_row(*map(_cell, row))
-    _render(table)
+    if or_lines is not None and _to_terminal() and not _fits(table):
+        for line in or_lines:
+            emit_line(line)
+    else:
+        _render(table)
 
 
 def emit_facts(facts: Mapping[str, object]) -> None:
@@ -100,14 +114,21 @@ def note(text: str) -> None:
 
 @contextmanager
 def status_line(text: str) -> "Iterator[Callable[[str], None]]":
-    """Yield what keeps a line on a terminal up to date while something takes long; nothing where nobody watches."""
+    """Yield what keeps a line on a terminal up to date while something takes long; nothing where nobody watches.
+
+    stdout is left alone, for it may be a file or a pipe: rich would send to stderr what is written there meanwhile.
+    """
     if not (sys.stderr and sys.stderr.isatty()):
         yield lambda _text: None
         return
     from rich.console import Console  # noqa: PLC0415  # --help is fast
+    from rich.progress import Progress, SpinnerColumn, TextColumn  # noqa: PLC0415  # as above
 
-    with Console(stderr=True, highlight=False).status(text) as status:
-        yield status.update
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False))
+    console = Console(stderr=True, highlight=False)
+    with Progress(*columns, console=console, transient=True, redirect_stdout=False) as shown:
+        task = shown.add_task(text)
+        yield lambda said: shown.update(task, description=said)
 
 
 def harmless(text: str) -> str:
@@ -143,6 +164,16 @@ def read_bytes(name: str) -> bytes:
 
 def _to_terminal() -> bool:
     return sys.stdout is not None and sys.stdout.isatty()
+
+
+def _fits(shape: "RenderableType") -> bool:
+    """Return whether the terminal is as wide as the shape would like to be."""
+    from rich.console import Console  # noqa: PLC0415  # --help is fast
+    from rich.measure import Measurement  # noqa: PLC0415  # as above
+
+    console = Console()
+    wished = Measurement.get(console, console.options.update(width=_WIDE), shape)
+    return wished.maximum <= console.width
 
 
 def _render(shape: "RenderableType", *, wraps: bool = True) -> None:

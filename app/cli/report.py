@@ -132,6 +132,10 @@ def _show(lines: "Sequence[ReportLine]", total: "Sequence[ReportLine]") -> None:
                 (*line.keys.values(), *_cells(line.measures), _bar(size(line) / longest if longest else 0))
                 for line in calls
             ],
+            or_lines=(
+                [*line.keys.values(), *_named(line.measures), _bar(size(line) / longest if longest else 0)]
+                for line in calls
+            ),
         )
     for line in total:
         counts = line.measures.counts
@@ -141,8 +145,7 @@ def _show(lines: "Sequence[ReportLine]", total: "Sequence[ReportLine]") -> None:
                 f"{counts['replays']:,} replayed"
             )
         else:
-            cells = zip(_COLUMNS, _cells(line.measures), strict=True)
-            emit("total: " + ", ".join(f"{name} {cell}" for name, cell in cells if cell))
+            emit("total: " + ", ".join(_named(line.measures)))
 
 
 def _measure(calls: "Sequence[ReportLine]") -> "tuple[str, Callable[[ReportLine], float]]":
@@ -161,6 +164,10 @@ def _cells(measures: "Measures") -> tuple[str, ...]:
         _known(_dollars(measures.saved_cost_usd), counts["unknown_saved"]),
         *(_rounded(measures.percentile_ms(share)) for share in (MEDIAN, MOST)),
     )
+
+
+def _named(measures: "Measures") -> list[str]:
+    return [f"{name} {cell}" for name, cell in zip(_COLUMNS, _cells(measures), strict=True) if cell]
 
 
 def _known(said: str, unknown: int) -> str:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,7 @@ _FACTS = (
         "trace_id",
     ),
 )
+WIDEST_STATUS = len("SUCCEEDED")
 
 
 def list_row(row: "Row") -> list[object]:
@@ -50,6 +52,23 @@ def list_row(row: "Row") -> list[object]:
         rounded(row["latency_ms"]),
         row["idempotency_key"],
         row["error_code"],
+    ]
+
+
+def line(at: datetime, run: "Row") -> list[object]:
+    """Return what a run says in one line, at a time; None is left out."""
+    return [
+        at,
+        run["id"],
+        f"{run['status']:<{WIDEST_STATUS}}",
+        candidate(run),
+        run["workspace_id"] + (f"/{run['stage']}" if run["stage"] else ""),
+        source(run),
+        _with(tokens(run), "tokens"),
+        _with(rounded(run["latency_ms"]), "ms"),
+        _with(dollars(run["cost_usd"]), "USD"),
+        _with(run["idempotency_key"], "key", before=True),
+        run["error_code"],
     ]
 
 
@@ -148,6 +167,12 @@ def answered(stored: Any) -> str | None:  # JSON
 def said(parts: list[dict[str, Any]]) -> str:
     """Return the parts of a message as text; what is no text is named in brackets."""
     return " ".join(map(_part, parts))
+
+
+def _with(value: str | None, unit: str, *, before: bool = False) -> str | None:
+    if value is None:
+        return None
+    return f"{unit} {value}" if before else f"{value} {unit}"
 
 
 def _attempt_row(row: "Row") -> list[object]:

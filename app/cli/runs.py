@@ -9,7 +9,7 @@ import typer
 from app.cli.faults import FAILED, UsageFault
 from app.cli.options import AsJson, RunOptions, with_run_options
 from app.cli.output import emit, emit_json, emit_table, note
-from app.cli.run_view import emit_run, list_row, run_document
+from app.cli.run_view import emit_run, line, list_row, run_document
 from app.cli.tail import tail
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def list_(
     if as_json:
         emit_json([dict(row) for row in rows])
     elif rows:
-        emit_table(_COLUMNS, map(list_row, rows))
+        emit_table(_COLUMNS, map(list_row, rows), or_lines=(line(row["created_at"], row) for row in rows))
     else:
         note("no runs")
 

@@ -8,15 +8,14 @@ import typer
 
 from app.cli.options import RunOptions, with_run_options
 from app.cli.output import emit_json_line, emit_line, note
-from app.cli.run_view import candidate, dollars, rounded, source, tokens
+from app.cli.run_view import line
 
 if TYPE_CHECKING:
-    from app.llm.persistence.following import Event, Follower
+    from app.llm.persistence.following import Follower
     from app.llm.persistence.reports import RunFilter
 
 LONGEST_WAIT_S = 30.0
 """Seconds between looks at a database that stays away."""
-WIDEST_STATUS = len("SUCCEEDED")
 
 
 @with_run_options
@@ -78,27 +77,4 @@ async def _told(follower: "Follower", *, as_json: bool) -> None:
             if as_json:
                 emit_json_line({"event": event.kind, "at": event.at, **event.run})
             else:
-                emit_line(_cells(event))
-
-
-def _cells(event: "Event") -> list[object]:
-    run = event.run
-    return [
-        event.at,
-        run["id"],
-        f"{run['status']:<{WIDEST_STATUS}}",
-        candidate(run),
-        run["workspace_id"] + (f"/{run['stage']}" if run["stage"] else ""),
-        source(run),
-        _with(tokens(run), "tokens"),
-        _with(rounded(run["latency_ms"]), "ms"),
-        _with(dollars(run["cost_usd"]), "USD"),
-        _with(run["idempotency_key"], "key", before=True),
-        run["error_code"],
-    ]
-
-
-def _with(value: str | None, unit: str, *, before: bool = False) -> str | None:
-    if value is None:
-        return None
-    return f"{unit} {value}" if before else f"{value} {unit}"
+                emit_line(line(event.at, event.run))

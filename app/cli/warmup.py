@@ -39,19 +39,19 @@ def warmup(
 
     Example: signalbox warmup --keep-alive 1h
     """
-    if timeout <= 0:
+    if not timeout > 0:  # NaN neither
         raise UsageFault("--timeout: more than 0 seconds")
     from app.llm.settings import load_settings  # noqa: PLC0415  # --help is fast
 
     settings = load_settings()
     name = model.removeprefix("ollama:") if model else _first_local(settings, profile)
-    with status_line("loading LiteLLM") as tell:
+    with status_line("loading LiteLLM"):
         library, library_s = _library(settings)
-        if not as_json:
-            emit(f"LiteLLM {library['version']} loaded in {library_s:.1f} s, lane {library['lane']}")
-        if library["unfit"]:
-            note(f"warning: this LiteLLM does not fit the lane `dialect`: {library['unfit']}")
-        tell(f"loading {name}")
+    if not as_json:
+        emit(f"LiteLLM {library['version']} loaded in {library_s:.1f} s, lane {library['lane']}")
+    if library["unfit"]:
+        note(f"warning: this LiteLLM does not fit the lane `dialect`: {library['unfit']}")
+    with status_line(f"loading {name}"):
         model_s = _loaded(settings, name, keep_alive, timeout)
     kept = keep_alive or settings.ollama_keep_alive
     num_ctx = settings.num_ctx_of("ollama", name)

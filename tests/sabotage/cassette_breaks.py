@@ -84,8 +84,16 @@ CASSETTE_BREAKS = (
         "replay-needs-a-key",
         "cassettes",
         "app/llm/providers/__init__.py",
-        "settings.mode is LLMMode.REPLAY or facts.usable(settings)",
+        "prefix not in without_key if settings.mode is LLMMode.REPLAY else facts.usable(settings)",
         "facts.usable(settings)",
         (OF_CLIENTS + "in_a_replay_nobody_is_asked_what_a_model_can_do_and_no_key_is_needed",),
+    ),
+    Break(
+        "replay-asks-who-had-no-key",
+        "cassettes",
+        "app/llm/providers/__init__.py",
+        "prefix not in without_key if settings.mode is LLMMode.REPLAY",
+        "True if settings.mode is LLMMode.REPLAY",
+        ("tests/wire/test_cassette_keys.py::test_who_stands_first_and_has_no_key_is_passed_over_again",),
     ),
 )

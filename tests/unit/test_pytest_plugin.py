@@ -150,9 +150,28 @@ def test_second():
         monkeypatch.setenv("LLM_OLLAMA_API_BASE", stub.base_url)
         done = run(pytester, "--signalbox-mode=record")
         done.assert_outcomes(passed=1, errors=1)
-        done.stdout.fnmatch_lines(["*shared.jsonl was recorded by *::test_first just now*"])
+        done.stdout.fnmatch_lines(["*shared.jsonl is recorded by *::test_first: *"])
         assert stub.sends == 1
     run(pytester).assert_outcomes(passed=2)
+
+
+def test_two_workers_do_not_record_one_file_either(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+):
+    pytester.makepyfile(
+        """
+import pytest
+pytestmark = pytest.mark.signalbox_cassette("shared")
+
+def test_first(): pass
+
+def test_second(): pass
+"""
+    )
+    monkeypatch.delenv("CI", raising=False)
+    done = pytester.runpytest_subprocess(*QUICK, "-n", "2", "--signalbox-mode=record")
+    done.assert_outcomes(passed=1, errors=1)
+    done.stdout.fnmatch_lines(["*shared.jsonl is recorded by *::test_first: *"])
 
 
 def test_ci_never_records(suite: pytest.Pytester, monkeypatch: pytest.MonkeyPatch):

@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 
 from app.llm.candidates import Candidate
@@ -58,7 +58,15 @@ class RecordingClient:
     test that passes while it is recorded passes ever after.
     """
 
-    def __init__(self, live: ChatClient, tape: Recording, redact: Redact) -> None:
+    def __init__(
+        self,
+        live: ChatClient,
+        tape: Recording,
+        redact: Redact,
+        passed_over: Callable[[LLMRequest, Candidate], Iterable[str]] = lambda _request, _candidate: (),
+    ) -> None:
+        """Take the way to the providers, and what says whom a request would have met if there had been a key."""
+        self._passed_over = passed_over
         self._live = live
         self._tape = tape
         self._redact = redact
@@ -80,6 +88,7 @@ class RecordingClient:
             LLMProviderError: As in `ChatClient.send`.
             OSError: The cassette cannot be written.
         """
+        self._tape.pass_over(self._passed_over(request, candidate))
         call = _Call(Asked.of(request, candidate, self._redact), self._tape.place(), on_send)
         listening = None if listener is None else Listener(call.hear, listener.left_s)
         outcome: Outcome

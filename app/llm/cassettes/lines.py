@@ -6,7 +6,7 @@ request too: what is compared later is what is kept, so a secret is neither need
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -27,6 +27,7 @@ Outcome = ProviderReply | LLMProviderError | None
 """None: the call was cancelled before there was any other."""
 
 _GOOD_STATUS = 200
+_HEAD = "no_credentials"
 _ATTRIBUTES = ("retryable", "fallback", "possibly_paid")
 _OWN_FACTS = frozenset({"provider", "model", "usage", "served_from", *_ATTRIBUTES})
 """Facts of an error that the line says otherwise."""
@@ -121,6 +122,21 @@ def read_line(text: bytes | str) -> Interaction:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise NoLine(" ".join(f"{type(error).__name__}: {error}".split())) from None
     return Interaction(asked=asked, outcome=outcome, partial=partial)
+
+
+def head(without_key: Iterable[str]) -> str:
+    """Return the line that may stand before all calls: the providers that were passed over for want of a key."""
+    return _dumped({_HEAD: sorted(without_key), "v": VERSION})
+
+
+def read_head(text: bytes | str) -> frozenset[str] | None:
+    """Return the providers that `head` wrote; None for a line that says something else."""
+    try:
+        body = json.loads(text)
+        names = body[_HEAD] if body["v"] == VERSION else None
+    except (ValueError, KeyError, TypeError):
+        return None
+    return frozenset(map(str, names)) if isinstance(names, list) else None
 
 
 def kinds() -> Mapping[str, type[LLMProviderError]]:

@@ -4,12 +4,13 @@ import json
 import threading
 import uuid
 from collections import defaultdict, deque
+from collections.abc import Collection, Iterable
 from itertools import count
 from pathlib import Path
 
 from pydantic import JsonValue
 
-from app.llm.cassettes.lines import Asked, Interaction, NoLine, read_line
+from app.llm.cassettes.lines import Asked, Interaction, NoLine, head, read_head, read_line
 from app.llm.divergence import first_difference
 from app.llm.errors import LLMCassetteMiss, LLMSettingsError
 
@@ -31,7 +32,11 @@ class Playing:
             LLMSettingsError: It cannot be read, or a line of it is no recorded call.
         """
         self.path = path
-        self._all = read(path) if path.exists() else {}
+        without_key, self._all = _whole(path) if path.exists() else (frozenset(), {})
+        self.without_key = without_key - {
+            each.asked.candidate.partition(":")[0] for each in self._all.values()
+        }
+        """Providers that had no key when this was recorded, so that nobody asked them."""
         self._left: dict[str, deque[Interaction]] = defaultdict(deque)
         for each in self._all.values():
             self._left[each.asked.fingerprint].append(each)
@@ -91,9 +96,14 @@ class Recording:
         except OSError as error:
             raise _refused(path, f"its folder cannot be made ({error.strerror})") from None
         self.path = path.absolute()  # whoever records may go to another directory
+        self._without_key: set[str] = set()
         self._places = count()
         self._lines: dict[int, str] = {}
         self._lock = threading.Lock()
+
+    def pass_over(self, providers: Iterable[str]) -> None:
+        """Note who cannot be asked for want of a key; it is written with the next call."""
+        self._without_key.update(providers)
 
     def place(self) -> int:
         """Return the place of a call that begins."""
@@ -107,19 +117,27 @@ class Recording:
         """
         with self._lock:
             self._lines[place] = interaction.line()
-            write(self.path, [self._lines[each] for each in sorted(self._lines)])
+            write(self.path, [self._lines[each] for each in sorted(self._lines)], self._without_key)
 
 
 def read(path: Path) -> dict[int, Interaction]:
-    """Return the calls of a cassette by their lines, from 1; empty lines count, and are passed over.
+    """Return the calls of a cassette by their lines, from 1; its head and empty lines count, and are passed over.
 
     Raises:
         LLMSettingsError: It cannot be read, or a line is no recorded call.
     """
+    return _whole(path)[1]
+
+
+def _whole(path: Path) -> tuple[frozenset[str], dict[int, Interaction]]:
+    """Return what the head says, and the calls."""
+    without_key: frozenset[str] | None = None
     found: dict[int, Interaction] = {}
     number, fault = 0, None
     try:
         for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+            if number == 1 and (without_key := read_head(line)) is not None:
+                continue
             if line.strip():
                 found[number] = read_line(line)
     except OSError as error:
@@ -128,18 +146,19 @@ def read(path: Path) -> dict[int, Interaction]:
         fault = f"line {number} is no recorded call: {error}"
     if fault is not None:
         raise _refused(path, fault)
-    return found
+    return without_key or frozenset(), found
 
 
-def write(path: Path, lines: list[str]) -> None:
-    """Replace a cassette by these lines, at once and as a whole.
+def write(path: Path, lines: list[str], without_key: Collection[str] = ()) -> None:
+    """Replace a cassette by these lines, at once and as a whole; before them who had no key, if anybody.
 
     Raises:
         OSError: It cannot be written; then it is as it was.
     """
     new = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
-        new.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="\n")
+        whole = [head(without_key), *lines] if without_key else lines
+        new.write_text("".join(f"{line}\n" for line in whole), encoding="utf-8", newline="\n")
         new.replace(path)
     finally:
         new.unlink(missing_ok=True)

@@ -1,6 +1,6 @@
 """The catalog: every candidate that the settings name, as one immutable snapshot, so that routing is pure."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from types import MappingProxyType
@@ -110,6 +110,7 @@ class Catalog:
     _by_name: Mapping[str, Candidate] = field(repr=False)
     _learned: Mapping[str, ProviderCaps] = field(repr=False)
     _weights: Mapping[str, str] = field(repr=False)
+    _without_key: Collection[str] = field(repr=False)
 
     @classmethod
     def from_settings(
@@ -118,6 +119,7 @@ class Catalog:
         *,
         learned: Mapping[str, ProviderCaps] = NOTHING_LEARNED,
         weights: Mapping[str, str] = NO_WEIGHTS,
+        without_key: Collection[str] = (),
     ) -> Self:
         """Return the catalog of these settings.
 
@@ -125,11 +127,12 @@ class Catalog:
             settings: Whom they list.
             learned: Caps by `provider:model`, which replace the known ones.
             weights: Digests of weights, likewise, which join the identities.
+            without_key: Providers that had no key when a cassette was recorded; only in the mode `replay`.
         """
         fallback = settings.fallback_name()
         names = {profile: _listed(settings, profile, fallback) for profile in LLMProfile}
         by_name = {
-            name: _candidate(settings, name, learned, weights)
+            name: _candidate(settings, name, learned, weights, without_key)
             for name in dict.fromkeys(name for listed in names.values() for name in listed)
         }
         return cls(
@@ -144,6 +147,7 @@ class Catalog:
             _by_name=by_name,
             _learned=dict(learned),
             _weights=dict(weights),
+            _without_key=without_key,
         )
 
     def listed(self, profile: LLMProfile) -> tuple[Candidate, ...]:
@@ -160,7 +164,17 @@ class Catalog:
         Raises:
             LLMInvalidRequest: `name` has another form, or names a provider that is not known.
         """
-        return self._by_name.get(name) or _candidate(self._settings, name, self._learned, self._weights)
+        return self._by_name.get(name) or _candidate(
+            self._settings, name, self._learned, self._weights, self._without_key
+        )
+
+    def passed_over(self, request: LLMRequest, candidate: Candidate) -> frozenset[str]:
+        """Return the providers without a key in the lists that a request may have followed to a candidate."""
+        if request.model and not request.constraints.allow_fallback:
+            return frozenset()
+        lists = [self.listed(each) for each in ([request.profile] if request.profile else LLMProfile)]
+        followed = [listed for listed in lists if any(each.name == candidate.name for each in listed)]
+        return frozenset(each.provider for listed in followed for each in listed if not each.usable)
 
     def with_caps(self, name: str, caps: ProviderCaps, *, weights: str | None = None) -> Self:
         """Return a catalog in which the candidate called `name` can do what `caps` say; this one stays as it is.
@@ -171,6 +185,7 @@ class Catalog:
             self._settings,
             learned={**self._learned, name: caps},
             weights={**self._weights, name: weights} if weights else self._weights,
+            without_key=self._without_key,
         )
 
 
@@ -193,7 +208,11 @@ def _listed(settings: LLMSettings, profile: LLMProfile, fallback: str | None) ->
 
 
 def _candidate(
-    settings: LLMSettings, name: str, learned: Mapping[str, ProviderCaps], weights: Mapping[str, str]
+    settings: LLMSettings,
+    name: str,
+    learned: Mapping[str, ProviderCaps],
+    weights: Mapping[str, str],
+    without_key: Collection[str],
 ) -> Candidate:
     prefix, _, model = name.partition(":")
     facts = next((facts for provider, facts in known().items() if provider == prefix), None)
@@ -201,13 +220,15 @@ def _candidate(
         names = ", ".join(known())
         raise LLMInvalidRequest(f"{name!r} names no candidate: write provider:model, provider one of {names}")
     provider = LLMProvider(prefix)
+    # a cassette asks for no key
+    usable = prefix not in without_key if settings.mode is LLMMode.REPLAY else facts.usable(settings)
     of_weights = {"weights": weights[name]} if name in weights else {}
     return Candidate(
         provider=provider,
         model=model,
         caps=learned.get(name) or known_caps(settings, provider, model),
         local=facts.local(settings, model),
-        usable=settings.mode is LLMMode.REPLAY or facts.usable(settings),  # a cassette asks for no key
+        usable=usable,
         enabled=provider not in settings.providers_off,
         identity=candidate_sha256(
             provider=provider,

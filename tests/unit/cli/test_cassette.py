@@ -116,6 +116,21 @@ def test_filters_say_which_runs(signalbox: Run, history: ScriptedClient):
     assert outcomes() == ["unavailable", "unavailable"], "a refusal leaves the file alone"
 
 
+@pytest.mark.parametrize("place", ["nowhere/tape.jsonl", "."])
+def test_a_place_where_no_file_can_be_is_a_usage_error(signalbox: Run, place: str):
+    done = signalbox("cassette", "export", "-o", place)
+    assert (done.code, done.told) == (2, f"signalbox: {place} is no place for a file\n")
+
+
+def test_who_had_no_key_is_named_before_all_calls(
+    signalbox: Run, client: ScriptedClient, monkeypatch: pytest.MonkeyPatch, on_each_database: str
+):
+    monkeypatch.setenv("LLM_PROFILE_BALANCED", "groq,ollama:a")
+    assert signalbox("chat", "call").code == 0
+    assert signalbox("cassette", "export", "-o", str(TAPE)).code == 0
+    assert TAPE.read_text().splitlines()[0] == '{"no_credentials": ["groq"], "v": 1}'
+
+
 def test_texts_that_are_not_stored_cannot_be_exported(
     signalbox: Run, client: ScriptedClient, monkeypatch: pytest.MonkeyPatch, on_each_database: str
 ):
@@ -184,7 +199,7 @@ def test_a_stream_that_was_left_is_one_that_waits_to_be_left(
     monkeypatch.setenv("LLM_AUTO_MIGRATE", "true")
     asyncio.run(_left_early())
     assert signalbox("cassette", "export", "-o", str(TAPE)).code == 0
-    left, _ = (json.loads(line)["response"] for line in TAPE.read_text().splitlines())
+    _, left, _ = (json.loads(line).get("response") for line in TAPE.read_text().splitlines())
     assert left["error"] == "cancelled"
     assert left["partial"][0]["text"].startswith("Half an")
     assert "(cancelled)" in signalbox("cassette", "show", str(TAPE)).out

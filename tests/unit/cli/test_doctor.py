@@ -62,7 +62,7 @@ def test_a_routing_file_may_be_tried(signalbox: Run, at_home: House) -> None:
 
 
 def test_a_time_that_is_none_is_refused(signalbox: Run) -> None:
-    done = signalbox("doctor", "--timeout", "0")
+    done = signalbox("doctor", "--timeout", "nan")
     assert (done.code, "--timeout" in done.told) == (2, True)
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import io
 import json
 import sys
 from collections.abc import AsyncIterator
@@ -13,13 +14,14 @@ from typing import Any
 import pytest
 
 from app.cli import exporting as files
+from app.cli.output import emit, status_line
 from app.llm.errors import LLMLedgerUnavailable
 from app.llm.persistence import exporting
 from app.llm.persistence.models import LLMAttempt, LLMRun
 from app.llm.testing.client import ScriptedClient
 from tests.support.ledger import Outside
 from tests.support.usage import LONG_AGO, TODAY, hit_row, put, put_send, run_row
-from tests.unit.cli.conftest import Run
+from tests.unit.cli.conftest import Run, Terminal
 
 KEY = base64.b64encode(b"k" * 32).decode()
 EXACT = Decimal("123456789.123456789")
@@ -75,6 +77,27 @@ def test_filters_choose(signalbox: Run) -> None:
     assert len(lines(signalbox, "--since", "7d")) == 5
     assert len(lines(signalbox, "--workspace", "w1", "--model", "gemini:m")) == 5
     assert lines(signalbox, "--workspace", "nobody") == []
+
+
+@pytest.mark.usefixtures("filled")
+def test_where_only_stderr_is_a_terminal_stdout_takes_the_runs(
+    signalbox: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", Terminal(io.BytesIO()))
+        patch.setenv("TERM", "xterm-256color")
+        piped = signalbox("export", "-o", "-").out
+    assert piped == signalbox("export", "-o", "-").out != ""
+
+
+def test_a_line_on_stderr_leaves_stdout_alone(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setattr(sys, "stderr", Terminal(io.BytesIO()))
+    with status_line("counting"):
+        emit("counted")
+    assert capsys.readouterr().out == "counted\n"
 
 
 @pytest.mark.usefixtures("filled")

@@ -71,7 +71,7 @@ def test_who_says_nothing_is_told_after_the_time(signalbox: Run, at_home: House)
     gate.release()
     assert (done.code, "has not answered within 1 s" in done.err) == (0, True)
     assert rows(done.out)["groq:openai/gpt-oss-20b"].split()[1] == "yes"
-    assert signalbox("models", "--timeout", "0").code == 2
+    assert signalbox("models", "--timeout", "nan").code == 2
 
 
 def test_with_local_only_nobody_outside_is_asked(
