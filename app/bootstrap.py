@@ -22,7 +22,7 @@ from app.llm.endpoints import payload_keys
 from app.llm.errors import LLMLedgerUnavailable, LLMSettingsError
 from app.llm.knowledge import Knowledge
 from app.llm.limits import Limits
-from app.llm.metric_names import BREAKER_OPEN, QUEUE_DEPTH, SPOOLED
+from app.llm.metric_names import BREAKER_OPEN, QUEUE_DEPTH, SLOTS, SPOOLED
 from app.llm.pacing import quotas_of
 from app.llm.ports import ChatClient, Describer, LLMRunRepo
 from app.llm.pricing import preload
@@ -79,7 +79,7 @@ async def build_llm_service(
         tracing=Tracing(
             tracer_provider,
             redact=redactor if settings.trace_content else None,
-            servers=_servers(settings),
+            servers={} if settings.mode is LLMMode.REPLAY else _servers(settings),
         ),
     )
     limits, breaker = Limits.from_settings(settings), Breaker.from_settings(settings, CLOCK)
@@ -92,8 +92,9 @@ async def build_llm_service(
             catalog, settings, telemetry, asks=client is None and settings.mode is LLMMode.LIVE
         )
         stack.push_async_callback(knowledge.close)
-        _watch(telemetry, limits, breaker, stack)
         repo, join, executor = await _ledger(settings, telemetry, stack)
+        rates = _rates(settings, telemetry, executor, stack)
+        _watch(telemetry, limits, rates, breaker, stack)
         service = LLMService(
             Wiring(
                 settings=settings,
@@ -104,7 +105,7 @@ async def build_llm_service(
                 clock=CLOCK,
                 new_id=new_id,
                 telemetry=telemetry,
-                rates=_shared_rates(settings, telemetry, executor, stack),
+                rates=rates,
                 breaker=breaker,
                 join=join,
             )
@@ -124,17 +125,27 @@ def _servers(settings: LLMSettings) -> dict[str, Server]:
     }
 
 
-def _watch(telemetry: Telemetry, limits: Limits, breaker: Breaker, stack: AsyncExitStack) -> None:
+def _watch(
+    telemetry: Telemetry, limits: Limits, rates: Rates, breaker: Breaker, stack: AsyncExitStack
+) -> None:
     """Let queues and circuits be read while the service is open."""
 
     def queues() -> Readings:
-        return [({"provider": provider}, waiting) for provider, waiting in limits.waiting().items()]
+        in_line = rates.waiting()
+        return [
+            ({"provider": provider}, waiting + in_line.get(provider, 0))
+            for provider, waiting in limits.waiting().items()
+        ]
+
+    def slots() -> Readings:
+        return [({"provider": provider}, width) for provider, width in limits.widths().items()]
 
     def circuits() -> Readings:
         names = [(name.partition(":"), is_open) for name, is_open in breaker.states().items()]
         return [({"provider": name[0], "model": name[2]}, float(is_open)) for name, is_open in names]
 
     stack.callback(telemetry.watch(QUEUE_DEPTH, queues))
+    stack.callback(telemetry.watch(SLOTS, slots))
     stack.callback(telemetry.watch(BREAKER_OPEN, circuits))
 
 
@@ -314,12 +325,12 @@ async def _ledger(
     return repo, join, executor
 
 
-def _shared_rates(
+def _rates(
     settings: LLMSettings, telemetry: Telemetry, executor: "Executor | None", stack: AsyncExitStack
-) -> Rates | None:
-    """Return rates that are counted in the ledger's database; None where each process counts its own."""
+) -> Rates:
+    """Return rates that are counted in the ledger's database, or by each process for itself."""
     if executor is None or not settings.shared_rates:
-        return None
+        return Rates.from_settings(settings, CLOCK)
     from app.llm.persistence.rates import SharedMeter  # noqa: PLC0415
 
     meter = SharedMeter(executor, quotas_of(settings, known()), telemetry=telemetry)

@@ -20,6 +20,7 @@ from typer.main import get_command
 from app.cli import NAME, cli
 from app.llm.errors import LLMCancelled, LLMError, LLMProviderError
 from app.llm.fields import Fields
+from app.llm.fields.meanings import meanings
 from app.llm.metric_names import LEDGER_METRICS, METRICS, Metric
 from app.llm.schemas import SchemaDialect
 from app.llm.schemas.features import FEATURES, outcome
@@ -91,23 +92,21 @@ def with_blocks(text: str, blocks: Mapping[str, Callable[[], str]] | None = None
 
 def env_example() -> str:
     """Return every setting with its meaning and default, commented out, under the sections of the settings file."""
+    meaning = meanings(LLMSettings)
     lines = ["# Copy to .env and take away the `# ` of what you change. Every value shown is the default."]
     for section, names in _sections().items():
         lines += ["", f"# -- {section}"]
         for name in names:
             field = LLMSettings.model_fields[name]
-            lines += ["", f"# {field.description}", f"# {_variable(name)}={_default(field)}"]
+            lines += ["", f"# {meaning[name]}", f"# {_variable(name)}={_default(field)}"]
     return "\n".join(lines) + "\n"
 
 
 def settings_table() -> str:
     """Return the settings as a Markdown table; `_S`, `_MS`, `_TOKENS` in a name are units."""
+    meaning = meanings(LLMSettings)
     rows = [
-        (
-            f"`{_variable(name)}`",
-            _code(_default(LLMSettings.model_fields[name])),
-            str(LLMSettings.model_fields[name].description),
-        )
+        (f"`{_variable(name)}`", _code(_default(LLMSettings.model_fields[name])), meaning[name])
         for names in _sections().values()
         for name in names
     ]

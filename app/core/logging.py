@@ -52,7 +52,9 @@ def write(level: int, event: dict[str, Any], render: Render = json_line) -> None
     """
     event["level"] = logging.getLevelName(level).lower()
     event["timestamp"] = datetime.now(UTC)
-    _host.handle(_host.makeRecord(NAME, level, __file__, 0, render(event), (), None, extra={FIELDS: event}))
+    record = _host.makeRecord(NAME, level, __file__, 0, render(event), (), None)
+    setattr(record, FIELDS, event)
+    _host.handle(record)
 
 
 def host_context() -> Event:

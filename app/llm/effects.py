@@ -124,7 +124,7 @@ class Effects:
             self._tell(run, ServedFrom.REPLAY)
             self._repo.count_replay(claimed.answer.run_id)
             return result_of(claimed.answer)
-        if claimed.supersedes is not None:
+        if claimed.from_dead and claimed.supersedes is not None:
             self._telemetry.taken_over(run.run_id, claimed.supersedes)
         return None
 

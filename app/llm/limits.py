@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping
 from typing import NamedTuple, Self
 
@@ -72,6 +72,14 @@ class Limits:
         for gates in tuple(self._gates.values()):
             for provider, gate in gates.of.items():
                 found[provider] += gate.waiting
+        return found
+
+    def widths(self) -> Mapping[LLMProvider, int]:
+        """Return how many slots each provider has now, once one was asked for."""
+        found: Counter[LLMProvider] = Counter()
+        for gates in tuple(self._gates.values()):
+            for provider, gate in gates.of.items():
+                found[provider] += gate.slots.size
         return found
 
     def _gates_of(self, loop: asyncio.AbstractEventLoop) -> "_Gates":
@@ -196,12 +204,12 @@ class Slot:
 
     def report(self, strained: bool | None) -> None:  # noqa: FBT001  # what there is to say
         """Say, once it was given back, whether the provider had too much to do; None where that is not known."""
-        width = self._gate.width
-        if self._era is None or strained is None:
+        if self._era is None or strained is None or not (strained or self._full):
             return
+        width = self._gate.width
         if strained:
             width.overloaded(self._era)
-        elif self._full:
+        else:
             width.answered()
         if width.now != self._gate.slots.size:
             self._gate.slots.resize(width.now)

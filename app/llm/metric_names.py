@@ -12,6 +12,7 @@ FALLBACKS = "llm_fallbacks_total"
 SERVED = "llm_served_total"
 TAKEOVERS = "llm_takeovers_total"
 TOKENS = "llm_tokens_total"
+PROMPT_CACHE_TOKENS = "llm_prompt_cache_tokens_total"
 COST_USD = "llm_cost_usd_total"
 COST_UNKNOWN = "llm_cost_unknown_total"
 CALL_DURATION_S = "llm_call_duration_seconds"
@@ -19,6 +20,7 @@ ATTEMPT_DURATION_S = "llm_attempt_duration_seconds"
 QUEUE_WAIT_S = "llm_queue_wait_seconds"
 IN_FLIGHT = "llm_in_flight"
 QUEUE_DEPTH = "llm_queue_depth"
+SLOTS = "llm_slots"
 BREAKER_OPEN = "llm_breaker_open"
 SPOOLED = "llm_spooled_answers"
 BUDGET_WARNINGS = "llm_budget_warnings_total"
@@ -51,7 +53,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
             "Calls that ended, by status: SUCCEEDED, FAILED, CANCELLED, REFUSED.",
         ),
         SERVED: Metric(
-            Kind.COUNTER, ("served_from",), "Answers by where they came from: live, replay, cache."
+            Kind.COUNTER, ("served_from",), "Answers by where they came from: live, replay, cache, cassette."
         ),
         CALL_DURATION_S: Metric(Kind.HISTOGRAM, (*WHO, "profile"), "Seconds from a call to its end."),
         IN_FLIGHT: Metric(Kind.GAUGE, (), "Calls that have not ended."),
@@ -66,11 +68,24 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
             Kind.COUNTER, WHO, "Times that another candidate was asked; the labels name the one that failed."
         ),
         TOKENS: Metric(Kind.COUNTER, (*WHO, "kind"), "Tokens that sends consumed, by kind: input, output."),
+        PROMPT_CACHE_TOKENS: Metric(
+            Kind.COUNTER,
+            (*WHO, "kind"),
+            "Input tokens, of those above, that providers read from caches of their own or wrote to them, by kind: "
+            "read, written.",
+        ),
         COST_USD: Metric(Kind.COUNTER, WHO, "Dollars that sends cost, where that is known."),
         COST_UNKNOWN: Metric(Kind.COUNTER, WHO, "Sends of which nobody knows what they cost."),
         TAKEOVERS: Metric(Kind.COUNTER, (), "Keys that were taken over from owners that died."),
-        QUEUE_WAIT_S: Metric(Kind.HISTOGRAM, ("provider",), "Seconds that sends waited for a slot."),
-        QUEUE_DEPTH: Metric(Kind.WATCHED, ("provider",), "Sends that wait for a slot now."),
+        QUEUE_WAIT_S: Metric(
+            Kind.HISTOGRAM, ("provider",), "Seconds that sends waited for their turn and a slot."
+        ),
+        QUEUE_DEPTH: Metric(Kind.WATCHED, ("provider",), "Sends that wait for their turn or a slot now."),
+        SLOTS: Metric(
+            Kind.WATCHED,
+            ("provider",),
+            "Slots of a provider now: sends that it is given at once, fewer after it had too much to do.",
+        ),
         BREAKER_OPEN: Metric(
             Kind.WATCHED,
             WHO,
@@ -81,7 +96,9 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
             ("per", "measure"),
             "Budgets that reached their soft limit, by day or month, tokens or usd.",
         ),
-        BUDGET_REFUSALS: Metric(Kind.COUNTER, ("per", "measure"), "Sends that did not fit under a budget."),
+        BUDGET_REFUSALS: Metric(
+            Kind.COUNTER, ("per", "measure"), "Calls, and further sends of calls, that a budget refused."
+        ),
         SPOOLED: Metric(Kind.WATCHED, (), "Outcomes in this process's spool, which wait for the database."),
     }
 )

@@ -6,6 +6,7 @@ that places which were taken do not gather behind a slot that is not free. Who l
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
@@ -104,7 +105,7 @@ class Rates:
 
     def is_free(self, candidate: Candidate) -> bool:
         """Return whether everybody may ask it at any time."""
-        return candidate.provider not in self._quotas and not self.held_s(candidate)
+        return candidate.provider not in self._quotas and not (self._held and self.held_s(candidate))
 
     async def turn(self, candidate: Candidate, *, tokens: int, patience_s: float) -> Turn:
         """Wait until a send may leave, and take its place; the caller enters what is returned at once.
@@ -161,6 +162,14 @@ class Rates:
         """
         if self._held and (held_s := self.held_s(candidate)):
             raise _too_soon(candidate, held_s, held=True)
+
+    def waiting(self) -> Mapping[LLMProvider, int]:
+        """Return how many sends wait for their turn now, by provider; for any thread."""
+        found: Counter[LLMProvider] = Counter()
+        for lines in tuple(self._lines.values()):
+            for provider, line in lines.copy().items():
+                found[provider] += line.waiting
+        return found
 
     def _note_hold(self, candidate: Candidate, for_s: float) -> None:
         until_s = self._clock.monotonic_s() + for_s

@@ -197,7 +197,7 @@ class Sends:
                 question=self.judge.question(request, candidate),
                 asked_at_s=self.deadline.clock.monotonic_s(),
             )
-            with await self._turn(send, to_come):
+            with NO_WAIT if self.rates.is_free(candidate) else await self._turn(send, to_come):
                 try:
                     return await self._sent(send, to_come)
                 except LLMOverRate:  # it asked to be left alone while this call waited for its slot
@@ -205,8 +205,6 @@ class Sends:
 
     async def _turn(self, send: "_Send", to_come: int) -> Turn:
         """Wait for the send's turn, holding nothing."""
-        if self.rates.is_free(send.candidate):
-            return NO_WAIT
         patience_s = turn_patience_s(
             total_s=self.deadline.total_s, left_s=self.deadline.left_s(), candidates_to_come=to_come
         )
@@ -222,7 +220,8 @@ class Sends:
     async def _sent(self, send: "_Send", to_come: int) -> ProviderReply:
         candidate = send.candidate
         send.timeout_s = timeout_s = self._timeout_s(candidate, to_come)
-        await self._note(candidate)
+        if self.attempts or self.holding:
+            await self._note(candidate)
         try:
             reply = await self.client.send(
                 send.question,
@@ -319,7 +318,8 @@ class Sends:
             if isinstance(outcome, LLMTimeout | asyncio.CancelledError):
                 self._waited(send, self._since_asked_ms(send))
             return
-        send.turn.used(tokens_of(outcome))
+        if send.turn is not NO_WAIT:
+            send.turn.used(tokens_of(outcome))
         if wait_s := self.rates.heed(send.candidate, outcome):
             names = {"provider": send.candidate.provider.value, "model": send.candidate.model}
             self.telemetry.told_to_wait(wait_s, **names)

@@ -44,11 +44,16 @@ class Spending:
         self._book = book
         self._telemetry = telemetry
 
+    def limits_of(self, workspace_id: str) -> tuple[Budget, ...]:
+        """Return the budgets over a workspace; none for most."""
+        return self._budgets.limits_of(workspace_id)
+
     async def claimed(
         self,
         workspace_id: str,
         route: RouteDecision,
-        claim: Callable[[RouteDecision, Reservation | None], Awaitable[T]],
+        limits: tuple[Budget, ...],
+        claim: Callable[[RouteDecision, Reservation], Awaitable[T]],
         record: Callable[[RouteDecision, LLMBudgetExceeded], Awaitable[None]],
     ) -> T:
         """Return what `claim` gives for those candidates of the route that the budgets allow.
@@ -56,15 +61,13 @@ class Spending:
         Args:
             workspace_id: Whose call it is.
             route: Whom it would be sent to; one candidate at least.
-            claim: Claims the run with a reservation; None where no budget is over the workspace.
+            limits: The budgets over the workspace; one at least.
+            claim: Claims the run with a reservation.
             record: Writes the row of a call that is refused, with the route as the budgets left it.
 
         Raises:
             LLMBudgetExceeded: No candidate fits; nothing was sent.
         """
-        limits = self._budgets.limits_of(workspace_id)
-        if not limits:
-            return await claim(route, None)
         tries = 0
         while True:
             tries += 1
@@ -87,7 +90,7 @@ class Spending:
         affordable: RouteDecision,
         limits: tuple[Budget, ...],
         state: BudgetState,
-        claim: Callable[[RouteDecision, Reservation | None], Awaitable[T]],
+        claim: Callable[[RouteDecision, Reservation], Awaitable[T]],
     ) -> T:
         first = estimate(affordable, affordable.kept[0])
         await self._warn(workspace_id, limits, state, first)

@@ -23,6 +23,7 @@ from app.llm.errors import (
     LLMKeyConflict,
 )
 from app.llm.fencing import answer_of_successor
+from app.llm.fields.budgets import Budget
 from app.llm.idempotency import Claimer, ClaimPolicy, answer_of, replayed
 from app.llm.knowledge import Knowledge
 from app.llm.ports import (
@@ -105,7 +106,7 @@ class Story:
         run, claimed = await self._claimed(call, route, hit)
         if not isinstance(claimed, Won):
             return self._served(call, run, claimed)
-        if claimed.supersedes is not None:
+        if claimed.from_dead and claimed.supersedes is not None:
             self._telemetry.taken_over(run.run_id, claimed.supersedes)
         return await self._executed(call, run)
 
@@ -150,20 +151,24 @@ class Story:
         self, call: Call, route: RouteDecision, hit: StoredAnswer | None
     ) -> tuple[NewRun, Won | Replay | Hit]:
         """Claim the run, if what it may cost fits under the budgets; a hit costs nothing."""
+        limits = self._spending.limits_of(call.context.workspace_id) if hit is None else ()
+        if limits:
+            return await self._afforded(call, route, limits)
+        run = self._run(call, route, hit)
+        return run, await self._claimer(call).claim(run, hit)
 
-        async def claim(
-            affordable: RouteDecision, held: Reservation | None
-        ) -> tuple[NewRun, Won | Replay | Hit]:
-            run = self._run(call, affordable, hit, held)
-            return run, await self._claimer(call).claim(run, hit)
+    async def _afforded(
+        self, call: Call, route: RouteDecision, limits: tuple[Budget, ...]
+    ) -> tuple[NewRun, Won | Replay | Hit]:
+        async def claim(affordable: RouteDecision, held: Reservation) -> tuple[NewRun, Won | Replay | Hit]:
+            run = self._run(call, affordable, None, held)
+            return run, await self._claimer(call).claim(run)
 
         async def record(decided: RouteDecision, refusal: LLMBudgetExceeded) -> None:
             error = refusal.with_facts(run_id=call.run_id)
             await self._repo.record_failed(self._run(call, decided, None), error)
 
-        if hit is not None:
-            return await claim(route, None)
-        return await self._spending.claimed(call.context.workspace_id, route, claim, record)
+        return await self._spending.claimed(call.context.workspace_id, route, limits, claim, record)
 
     def _run(
         self,

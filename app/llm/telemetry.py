@@ -28,6 +28,7 @@ from app.llm.metric_names import (
     COST_USD,
     FALLBACKS,
     IN_FLIGHT,
+    PROMPT_CACHE_TOKENS,
     QUEUE_WAIT_S,
     RETRIES,
     SERVED,
@@ -137,11 +138,15 @@ class Telemetry:
         if (ids := current_ids()) is not None:
             told["trace_id"], told["span_id"] = ids
         for field, value in host_context().items():
-            told.setdefault(field, self._clean(value) if isinstance(value, str) else value)
+            told.setdefault(field, self._of_host(value))
         write(level, told, self._render)
 
     def _clean(self, text: str) -> str:
         return self._redact_name(text) if len(text) <= NAME_CHARS else self.redact(text)
+
+    def _of_host(self, value: object) -> object:
+        """Return a number as it is, of all else its text: nested values hold secrets too, and may hold themselves."""
+        return value if value is None or isinstance(value, int | float) else self._clean(str(value))
 
     def lane_unfit(self, reason: str) -> None:
         """The installed LiteLLM has no dialect lane; calls go through `litellm.acompletion`."""
@@ -151,8 +156,8 @@ class Telemetry:
         """Have a gauge read when it is wanted; return what ends that."""
         return (lambda: None) if self._metrics is None else self._metrics.watch(name, read)
 
-    def ledger(self, name: str, run_id: str) -> LedgerSpan:
-        """Return the span of a ledger's transaction, for a `with` block."""
+    def ledger(self, name: str, run_id: str) -> LedgerSpan | None:
+        """Return the span of a ledger's transaction, for a `with` block; None where nobody traces."""
         return self._tracing.ledger(name, run_id)
 
     def taken_over(self, run_id: str, supersedes: str) -> None:
@@ -311,9 +316,14 @@ def _count_attempt(metrics: Metrics, attempt: Attempt, labels: Mapping[str, str]
     metrics.add(ATTEMPTS, 1, {**labels, "status": attempt.status})
     metrics.observe(ATTEMPT_DURATION_S, attempt.latency_ms / 1000, who)
     usage = attempt.usage
-    for kind, count in (("input", usage.input_tokens), ("output", usage.output_tokens)):
+    for name, kind, count in (
+        (TOKENS, "input", usage.input_tokens),
+        (TOKENS, "output", usage.output_tokens),
+        (PROMPT_CACHE_TOKENS, "read", usage.cached_input_tokens),
+        (PROMPT_CACHE_TOKENS, "written", usage.cache_write_tokens),
+    ):
         if count:
-            metrics.add(TOKENS, count, {**who, "kind": kind})
+            metrics.add(name, count, {**who, "kind": kind})
     if attempt.cost_usd is None:
         metrics.add(COST_UNKNOWN, 1, who)
     else:

@@ -89,10 +89,10 @@ class Tracing:
             return None
         return CallSpan(self._tracer.start_span(names.CALL_SPAN))
 
-    def ledger(self, name: str, run_id: str) -> "LedgerSpan":
-        """Return the span of a transaction of the ledger, for the time of a `with` block within a traced call."""
+    def ledger(self, name: str, run_id: str) -> "LedgerSpan | None":
+        """Return the span of a transaction of the ledger, for the time of a `with` block; None outside of a traced call."""
         if not self._is_live() or not trace.get_current_span().is_recording():
-            return _UNTRACED
+            return None
         return LedgerSpan(self._tracer.start_span(name, attributes={names.RUN_ID: run_id}))
 
     def attempt(
@@ -162,11 +162,11 @@ class CallSpan:
 
 
 class LedgerSpan:
-    """The span of one transaction; nothing where the call is not traced."""
+    """The span of one transaction."""
 
     __slots__ = ("_span",)
 
-    def __init__(self, span: Span | None) -> None:
+    def __init__(self, span: Span) -> None:
         self._span = span
 
     def __enter__(self) -> Self:
@@ -174,23 +174,17 @@ class LedgerSpan:
 
     def told(self, outcome: T) -> T:
         """Return an outcome once it is noted."""
-        if self._span is not None:
-            self._span.set_attribute(names.OUTCOME, _word_for(outcome))
+        self._span.set_attribute(names.OUTCOME, _word_for(outcome))
         return outcome
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, stack: TracebackType | None
     ) -> None:
-        if self._span is None:
-            return
         if error is not None:
             self._span.set_attribute(names.ERROR_TYPE, _code_of(error))
             if not isinstance(error, asyncio.CancelledError):
                 self._span.set_status(StatusCode.ERROR)
         self._span.end()
-
-
-_UNTRACED = LedgerSpan(None)
 
 
 def is_request(span: Span) -> bool:
@@ -200,10 +194,9 @@ def is_request(span: Span) -> bool:
 
 def current_ids() -> tuple[str, str] | None:
     """Return the ids of the current trace and span in hex, 32 and 16 digits; None outside of any."""
-    span = trace.get_current_span()
-    if span is trace.INVALID_SPAN:
+    if not (around := context.get_current()):  # as ever where nobody traces
         return None
-    here = span.get_span_context()
+    here = trace.get_current_span(around).get_span_context()
     return (
         (trace.format_trace_id(here.trace_id), trace.format_span_id(here.span_id)) if here.is_valid else None
     )
@@ -254,6 +247,7 @@ def _of_tokens(attempt: Attempt) -> dict[str, Any]:
         names.INPUT_TOKENS: usage.input_tokens,
         names.OUTPUT_TOKENS: usage.output_tokens,
         names.CACHED_INPUT_TOKENS: usage.cached_input_tokens,
+        names.CACHE_WRITE_TOKENS: usage.cache_write_tokens,
         names.COST_USD: None if attempt.cost_usd is None else float(attempt.cost_usd),
     }
     return {name: value for name, value in said.items() if value is not None}
@@ -294,7 +288,7 @@ def _json(turns: Iterable[Mapping[str, Any]]) -> str:
 def _word_for(outcome: object) -> str:
     if isinstance(outcome, Finished):
         return "fenced" if outcome.fenced else "written" if outcome.persisted else "not_written"
-    if isinstance(outcome, Won) and outcome.supersedes is not None:
+    if isinstance(outcome, Won) and outcome.from_dead:
         return "taken_over"
     return _OUTCOMES.get(type(outcome), type(outcome).__name__.lower())
 

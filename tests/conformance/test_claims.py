@@ -132,7 +132,7 @@ async def test_a_key_whose_lease_is_over_is_taken_over_by_a_new_row(ledger: Ledg
 
     successor = again(run)
     assert await ledger.repo("two").create_started(successor) == Won(
-        run_id=successor.run_id, execution=2, supersedes=run.run_id
+        run_id=successor.run_id, execution=2, supersedes=run.run_id, from_dead=True
     )
     old, new = await (await ledger.seen()).runs()
     assert (old["status"], old["idem_slot"], old["flight_slot"]) == ("ABANDONED", None, None)

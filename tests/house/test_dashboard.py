@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from app.llm.persistence.counted import counted
 from app.llm.persistence.spool.files import SpoolFiles
 from app.llm.settings import load_settings
 from app.llm.testing import Reply, StubGemini, StubOllama
+from app.llm.testing.client import ScriptedClient, text_reply
+from app.llm.types import TokenUsage
 from tests.support.ledger import ROOT, request
 from tests.support.scrapes import Page, read
 
@@ -63,7 +66,12 @@ async def exercised(sqlite_url: str) -> Page:
             learn_timeout_s=0,
             budgets=[{"workspace": "small", "per": "day", "tokens": 2_000, "soft": 0.1}],
         )
-        async with build_llm_service(settings, metrics=PrometheusMetrics(registry)) as llm:
+        metrics = PrometheusMetrics(registry)
+        kept = TokenUsage(input_tokens=9, output_tokens=2, cached_input_tokens=3, cache_write_tokens=4)
+        client = ScriptedClient([replace(text_reply("kept"), usage=kept)])
+        async with build_llm_service(settings, client=client, metrics=metrics) as llm:
+            await llm.chat(request("kept"))
+        async with build_llm_service(settings, metrics=metrics) as llm:
             ollama.script(Reply.rate_limited(0), Reply.rate_limited(0))
             gemini.script(Reply.text("Yes.", usage=(11, 7)))
             for _ in range(2):

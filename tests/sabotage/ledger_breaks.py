@@ -137,8 +137,8 @@ LEDGER_BREAKS = (
         "takeover-names-no-predecessor",
         "I7",
         LEDGER,
-        'supersedes, execution = str(holder["id"]), holder["execution"] + 1',
-        "supersedes, execution = None, 1",
+        'supersedes=str(holder["id"])',
+        "supersedes=None",
         (CLAIMS + "a_key_whose_lease_is_over_is_taken_over_by_a_new_row",),
     ),
     Break(

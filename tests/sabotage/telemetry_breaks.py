@@ -54,6 +54,32 @@ TELEMETRY_BREAKS = (
         (METRICS + "queues_and_circuits_are_read_at_the_scrape_while_the_service_is_open",),
     ),
     Break(
+        "who-waits-for-a-turn-is-in-no-queue",
+        "telemetry",
+        "app/bootstrap.py",
+        "waiting + in_line.get(provider, 0)",
+        "waiting",
+        (METRICS + "who_waits_for_a_turn_is_in_the_queue_too",),
+    ),
+    Break(
+        "forced-execution-counts-as-a-takeover",
+        "telemetry",
+        "app/llm/persistence/ledger.py",
+        'from_dead=state.how == "take_over"',
+        "from_dead=True",
+        ("tests/unit/llm/test_telemetry.py::test_an_answer_that_the_caller_wants_anew_is_no_takeover",),
+    ),
+    Break(
+        "takeover-without-budgets-looks-at-them",
+        "telemetry",
+        "app/llm/persistence/ledger.py",
+        'state.how in {"take_over", "release"} and holder["reserved_tokens"] is not None',
+        'state.how in {"take_over", "release"}',
+        (
+            "tests/unit/llm/persistence/test_ledger.py::test_a_takeover_counts_what_the_dead_run_held_if_it_held_anything",
+        ),
+    ),
+    Break(
         "ledger-is-served-to-everybody",
         "telemetry",
         "app/cli/metrics.py",
@@ -65,8 +91,8 @@ TELEMETRY_BREAKS = (
         "context-of-the-host-replaces-our-words",
         "telemetry",
         "app/llm/telemetry.py",
-        "told.setdefault(field, self._clean(value) if isinstance(value, str) else value)",
-        "told[field] = self._clean(value) if isinstance(value, str) else value",
+        "told.setdefault(field, self._of_host(value))",
+        "told[field] = self._of_host(value)",
         (
             "tests/unit/core/test_logging.py::test_an_event_carries_what_the_host_bound_and_keeps_its_own_words",
         ),

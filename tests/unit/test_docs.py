@@ -8,6 +8,7 @@ from pydantic import SecretStr
 
 from app import docs
 from app.llm import errors
+from app.llm.fields.meanings import meanings
 from app.llm.schemas.features import FEATURES
 from app.llm.settings import LLMSettings, load_settings
 
@@ -27,7 +28,7 @@ def test_the_example_lists_every_setting_once_under_its_section_with_its_meaning
         "# -- Ollama", "# -- Gemini", "# -- OpenAI", "# -- Anthropic", "# -- Groq", "# -- budgets", "# -- rates",
         "# -- ledger", "# -- telemetry", "# -- record and replay",
     ]  # fmt: skip
-    assert all(f"# {field.description}\n" in text for field in LLMSettings.model_fields.values())
+    assert all(f"# {meaning}\n" in text for meaning in meanings(LLMSettings).values())
 
 
 def test_every_line_of_the_example_is_commented_out() -> None:

@@ -3,7 +3,8 @@
 import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -26,8 +27,8 @@ from app.llm.service import LLMService
 from app.llm.settings import load_settings
 from app.llm.testing import Reply, StubGemini, StubOllama
 from app.llm.testing.client import ScriptedClient, text_reply
-from app.llm.types import LLMRequest
-from tests.support.ledger import Outside
+from app.llm.types import LLMRequest, TokenUsage
+from tests.support.ledger import Outside, settings_for
 from tests.support.service import service
 from tests.support.traces import Traces, is_below, said, trace_id
 
@@ -143,6 +144,32 @@ async def test_a_send_that_failed_says_why_and_is_as_long_as_its_row(sqlite_url:
     assert (said(call)["error.type"], said(call)["signalbox.status"]) == ("unavailable", "FAILED")
     times = [int(sent[name].timestamp() * 1e6) for name in ("started_at", "finished_at")]
     assert [abs((at or 0) // 1000 - time) < 1000 for at, time in zip((span.start_time, span.end_time), times, strict=True)] == [True, True]  # fmt: skip
+
+
+async def test_a_send_says_what_the_provider_kept_of_the_prompt(sqlite_url: str, traces: Traces):
+    usage = TokenUsage(input_tokens=100, output_tokens=5, cached_input_tokens=60, cache_write_tokens=30)
+    client = ScriptedClient([replace(text_reply("yes"), usage=usage)])
+    async with build_llm_service(
+        settings_for(sqlite_url), client=client, tracer_provider=traces.provider
+    ) as llm:
+        await llm.chat(ASKED)
+    told = said(traces.one("chat "))
+    assert told["gen_ai.usage.input_tokens"] == 100
+    assert told["gen_ai.usage.cache_read.input_tokens"] == 60
+    assert told["gen_ai.usage.cache_creation.input_tokens"] == 30
+
+
+async def test_an_answer_out_of_a_cassette_names_no_server(sqlite_url: str, traces: Traces, tmp_path: Path):
+    served = []
+    for mode in ("record", "replay"):
+        given = {"mode": mode, "cassette": tmp_path / "tape.jsonl", "profile_balanced": "ollama"}
+        async with world_on(sqlite_url, traces, **given) as world:
+            served.append((await world.llm.chat(ASKED)).served_from)
+    recorded, replayed = (said(span) for span in traces.named("chat "))
+    assert served == ["live", "cassette"]
+    assert {"server.address", "server.port"} <= recorded.keys()
+    assert not {"server.address", "server.port"} & replayed.keys()
+    assert said(traces.named(names.CALL_SPAN)[1])["signalbox.served_from"] == "cassette"
 
 
 async def test_a_replay_and_a_refused_call_have_a_span_and_no_send(sqlite_url: str, traces: Traces):

@@ -17,7 +17,8 @@ CommaList = Annotated[tuple[str, ...], NoDecode]
 class Fields(BaseSettings):
     """Fields that are read from `LLM_` variables or a `.env` file in the working directory.
 
-    The string below a field is its meaning; the settings table of the README is made from it.
+    The string below a field is its meaning; the settings table of the README is made from it. A room's class is but a
+    part of the settings, so it is not built by itself.
     """
 
     model_config = SettingsConfigDict(
@@ -27,9 +28,9 @@ class Fields(BaseSettings):
         extra="ignore",
         frozen=True,
         populate_by_name=True,
-        use_attribute_docstrings=True,
         hide_input_in_errors=True,
         validate_default=True,
+        defer_build=True,
     )
 
 

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from app.llm import telemetry as events
+from app.llm.conventions import FINISH_SPAN
 from app.llm.errors import LLMCancelled, LLMError, LLMLedgerBusy, LLMLedgerError
 from app.llm.persistence import ledger
 from app.llm.persistence.behind import WriteBehind
@@ -130,7 +131,7 @@ class AutonomousRunRepo(LedgerRunRepo):
     async def mark_cancelled(self, run: NewRun, failure: Failure) -> Finished:
         """Settle a run whose caller is gone, in the background."""
         settling = self._insist(self._unanswered(run, failure, "CANCELLED"), self._give_up_at())
-        self._begin(self._traced(run, settling))
+        self._begin(self._traced(FINISH_SPAN, run, settling))
         return Finished()
 
     async def wait_finished(self, run_id: str, timeout_s: float) -> str | None:

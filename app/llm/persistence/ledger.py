@@ -160,13 +160,13 @@ def claim(run: NewRun, rules: ClaimRules, answer: StoredAnswer | None = None) ->
         LLMBudgetExceeded: Its reservation does not fit.
         LLMLedgerBusy: The holder changed in every round.
     """
-    supersedes, execution = None, 1
+    won = Won(run_id=run.run_id)
     for _ in range(ROUNDS):
         # no look at the cache follows, and none at a budget
         alone = answer is None and not run.cache_candidates and run.reservation is None
-        inserted = yield _insert(run, rules, supersedes, execution, final=alone)
+        inserted = yield _insert(run, rules, won, final=alone)
         if inserted.rowcount:
-            return (yield from _after_insert(run, rules, supersedes, execution, answer))
+            return (yield from _after_insert(run, rules, won, answer))
         holder = (
             (yield key_holder(run.workspace_id, run.idempotency_key)).first if run.idempotency_key else None
         )
@@ -178,12 +178,17 @@ def claim(run: NewRun, rules: ClaimRules, answer: StoredAnswer | None = None) ->
         if holder is not None and state is not None:
             freed = yield Step(_FREEING[state.how], {"id": holder["id"]})
             if freed.rowcount == 1:
-                if state.how in {"take_over", "release"}:
+                if state.how in {"take_over", "release"} and holder["reserved_tokens"] is not None:
                     yield from budgets.abandoned(str(holder["id"]))
-                supersedes, execution = str(holder["id"]), holder["execution"] + 1
+                won = Won(
+                    run_id=run.run_id,
+                    execution=holder["execution"] + 1,
+                    supersedes=str(holder["id"]),
+                    from_dead=state.how == "take_over",
+                )
     raise LLMLedgerBusy(
         f"the holder of the key changed {ROUNDS} times during one claim; call again",
-        run_id=supersedes,
+        run_id=won.supersedes,
         retry_after_s=0.1,
     )
 
@@ -191,19 +196,19 @@ def claim(run: NewRun, rules: ClaimRules, answer: StoredAnswer | None = None) ->
 def _insert(
     run: NewRun,
     rules: ClaimRules,
-    supersedes: str | None = None,
-    execution: int = 1,
+    won: Won | None,
     *,
-    claims: bool = True,
     final: bool = False,
 ) -> Step:
+    """Return the insertion of a run, with what it wins by it; None: nothing, as the row is one that has ended."""
     values = _run_values(run, rules)
-    values["supersedes"], values["execution"] = supersedes, execution
-    values |= (
-        {"idem_slot": run.idempotency_key, "flight_slot": run.flight_slot}
-        if claims
-        else {"idem_slot": None, "flight_slot": None}
-    )
+    if won is None:
+        values |= {"idem_slot": None, "flight_slot": None}
+    else:
+        values |= {
+            "idem_slot": run.idempotency_key, "flight_slot": run.flight_slot, "supersedes": won.supersedes,
+            "execution": won.execution,
+        }  # fmt: skip
     return Step(sql.INSERT_RUN, values, final=final)
 
 
@@ -224,7 +229,7 @@ def _run_values(run: NewRun, rules: ClaimRules) -> dict[str, Any]:
 
 
 def _after_insert(
-    run: NewRun, rules: ClaimRules, supersedes: str | None, execution: int, answer: StoredAnswer | None
+    run: NewRun, rules: ClaimRules, won: Won, answer: StoredAnswer | None
 ) -> Steps[ClaimOutcome]:
     if answer is None and run.cache_candidates:
         found = cached_answers(
@@ -234,7 +239,7 @@ def _after_insert(
     if answer is None or answer.response is None:
         if run.reservation is not None:
             yield from budgets.reserve(run.run_id, run.reservation)
-        return Won(run_id=run.run_id, execution=execution, supersedes=supersedes)
+        return won
     # the texts first: once they are touched, no prune can take them before this row refers to them
     yield Step(sql.TOUCH_PAYLOADS, {"workspace_id": run.workspace_id, "source_run_id": answer.run_id})
     yield Step(sql.TURN_INTO_HIT, _hit_values(run, rules, answer))
@@ -275,7 +280,7 @@ def _flight(slot: str | None, holder: Row | None) -> Steps[FlightHeld | None]:
         return FlightHeld(run_id=str(leader["id"]), lease_left_s=leader["lease_left_s"])
     # its owner is dead: a key of its own stays with it until its own callers come, a run without one is over
     freed = yield Step(sql.FREE_FLIGHT if leader["idem_slot"] else sql.TAKE_OVER, {"id": leader["id"]})
-    if freed.rowcount and not leader["idem_slot"]:
+    if freed.rowcount and not leader["idem_slot"] and leader["reserved_tokens"] is not None:
         yield from budgets.abandoned(str(leader["id"]))
     return None
 
@@ -361,7 +366,7 @@ def _stored(settlement: Settlement) -> tuple[Step, ...]:
 
 def insert_and_finish(run: NewRun, rules: ClaimRules, settlement: Settlement) -> Steps[None]:
     """Write a run that never claimed anything, as one settled row."""
-    yield _insert(run, rules, claims=False)
+    yield _insert(run, rules, None)
     yield from finish(settlement, rules.codec)
 
 

@@ -69,11 +69,11 @@ class LedgerRunRepo:
 
     async def create_started(self, run: NewRun) -> ClaimOutcome:
         """Claim."""
-        return await self._claimed(run, None)
+        return await self._traced(CLAIM_SPAN, run, self._claim(run, None))
 
     async def save_result_for_idempotency_key(self, run: NewRun, answer: StoredAnswer) -> ClaimOutcome:
         """Claim with the answer already known."""
-        return await self._claimed(run, answer)
+        return await self._traced(CLAIM_SPAN, run, self._claim(run, answer))
 
     async def record_hit(self, run: NewRun, answer: StoredAnswer) -> None:
         """Write the row of a hit without a key."""
@@ -133,7 +133,7 @@ class LedgerRunRepo:
             keep=self.keep_payloads,
             codec=self.rules.codec,
         )
-        return await self._traced(run, self._settle(settled))
+        return await self._traced(FINISH_SPAN, run, self._settle(settled))
 
     async def mark_done(self, run: NewRun, done: Done) -> Finished:
         """Settle an effect whose work is done."""
@@ -145,15 +145,15 @@ class LedgerRunRepo:
             keep=self.keep_payloads,
             codec=self.rules.codec,
         )
-        return await self._traced(run, self._settle(settled))
+        return await self._traced(FINISH_SPAN, run, self._settle(settled))
 
     async def mark_failed(self, run: NewRun, failure: Failure) -> Finished:
         """Settle a run that has none."""
-        return await self._traced(run, self._settle(self._unanswered(run, failure, "FAILED")))
+        return await self._traced(FINISH_SPAN, run, self._settle(self._unanswered(run, failure, "FAILED")))
 
     async def mark_cancelled(self, run: NewRun, failure: Failure) -> Finished:
         """Settle a run whose caller is gone."""
-        return await self._traced(run, self._settle(self._unanswered(run, failure, "CANCELLED")))
+        return await self._traced(FINISH_SPAN, run, self._settle(self._unanswered(run, failure, "CANCELLED")))
 
     async def wait_finished(self, run_id: str, timeout_s: float) -> str | None:  # noqa: ARG002  # never waits inside a caller's transaction
         """Return the run's status; None while STARTED or unknown."""
@@ -186,16 +186,13 @@ class LedgerRunRepo:
             codec=self.rules.codec,
         )
 
-    async def _claimed(self, run: NewRun, answer: StoredAnswer | None) -> ClaimOutcome:
-        with self._telemetry.ledger(CLAIM_SPAN, run.run_id) as span:
-            return span.told(await self._claim(run, answer))
-
     async def _claim(self, run: NewRun, answer: StoredAnswer | None) -> ClaimOutcome:
         return await self._transact(lambda: ledger.claim(run, self.rules, answer))
 
-    def _traced(self, run: NewRun, settling: Awaitable[Finished]) -> Coroutine[Any, Any, Finished]:
-        """Return the settling within its span, which begins now: in the background its call may be over by then."""
-        return _spanned(self._telemetry.ledger(FINISH_SPAN, run.run_id), settling)
+    def _traced(self, name: str, run: NewRun, transaction: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
+        """Return it within its span, which begins now: in the background its call may be over by then."""
+        span = self._telemetry.ledger(name, run.run_id)
+        return transaction if span is None else _spanned(span, transaction)
 
     async def _transact(self, steps: Callable[[], Steps[T]]) -> T:
         return await self._executor.transaction(steps)
@@ -216,9 +213,9 @@ class LedgerRunRepo:
         return finished
 
 
-async def _spanned(span: LedgerSpan, settling: Awaitable[Finished]) -> Finished:
+async def _spanned(span: LedgerSpan, transaction: Awaitable[T]) -> T:
     with span:
-        return span.told(await settling)
+        return span.told(await transaction)
 
 
 class SqlAlchemyLLMRunRepo(LedgerRunRepo):

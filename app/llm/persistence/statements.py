@@ -87,6 +87,7 @@ _HOLDER = (
     runs.c.status,
     runs.c.execution,
     runs.c.fingerprint_version,
+    runs.c.reserved_tokens,
     seconds_until(runs.c.lease_until).label("lease_left_s"),
     seconds_until(runs.c.expires_at).label("expires_left_s"),
 )
@@ -110,7 +111,10 @@ REQUEST_OF = (
     .where(runs.c.workspace_id == _bind("workspace_id"), runs.c.id == _bind("id"))
 )
 FLIGHT_HOLDER = sa.select(
-    runs.c.id, runs.c.idem_slot, seconds_until(runs.c.lease_until).label("lease_left_s")
+    runs.c.id,
+    runs.c.idem_slot,
+    runs.c.reserved_tokens,
+    seconds_until(runs.c.lease_until).label("lease_left_s"),
 ).where(runs.c.flight_slot == _bind("flight_slot"))
 
 _ABANDON = sa.update(runs).values(

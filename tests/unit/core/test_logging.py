@@ -69,6 +69,16 @@ def test_an_event_carries_what_the_host_bound_and_keeps_its_own_words(lines: io.
     assert (told["event"], told["level"], told["a"]) == ("llm_x", "warning", "ours")
 
 
+def test_nothing_that_the_host_bound_breaks_a_line_or_is_left_as_it_is(lines: io.StringIO):
+    itself: dict[Any, Any] = {("a", "b"): ["Bearer abcdefghijkl"]}
+    itself["self"] = itself
+    with structlog.contextvars.bound_contextvars(nested=itself, tries=2, share=0.5, done=True, none=None):
+        Telemetry().event("llm_x", level="warning")
+    told = json.loads(lines.getvalue())
+    assert told["nested"] == "{('a', 'b'): ['Bearer [redacted]'], 'self': {...}}"
+    assert (told["tries"], told["share"], told["done"], told["none"]) == (2, 0.5, True, None)
+
+
 def test_an_event_names_the_current_span(lines: io.StringIO):
     provider = TracerProvider()
     with provider.get_tracer("host").start_as_current_span("host") as span:

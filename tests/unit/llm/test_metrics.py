@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from dataclasses import replace
 from http.client import HTTPConnection
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from app.llm.metric_names import METRICS, Kind
 from app.llm.metrics import OTHER, PrometheusMetrics
 from app.llm.telemetry import Telemetry
 from app.llm.testing import Reply, StubOllama
-from app.llm.testing.client import ScriptedClient
+from app.llm.testing.client import ScriptedClient, text_reply
+from app.llm.types import TokenUsage
 from tests.support.ledger import request, settings_for
 from tests.support.scrapes import Page, read, scraped, total
 from tests.support.service import refused, rig
@@ -89,6 +91,56 @@ async def test_queues_and_circuits_are_read_at_the_scrape_while_the_service_is_o
             assert total(page, "llm_queue_depth") == 0
             assert total(page, "llm_breaker_open", provider="ollama", model="llama3.2") == 1
     assert {"llm_queue_depth", "llm_breaker_open"} & scraped(registry).keys() == set()
+
+
+async def test_who_waits_for_a_turn_is_in_the_queue_too(registry: CollectorRegistry, sqlite_url: str):
+    settings = settings_for(sqlite_url, profile_balanced="ollama", ollama_requests_per_minute=10)
+    async with build_llm_service(
+        settings, client=ScriptedClient(), metrics=PrometheusMetrics(registry)
+    ) as llm:
+        calls = [asyncio.create_task(llm.chat(request(f"{n}"))) for n in range(3)]
+        async with asyncio.timeout(10):
+            while total(scraped(registry), "llm_queue_depth", provider="ollama") < 2:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+        assert total(scraped(registry), "llm_queue_depth") == 0
+
+
+async def test_slots_are_fewer_after_a_provider_had_too_much_to_do(
+    registry: CollectorRegistry, sqlite_url: str
+):
+    with StubOllama() as ollama:
+        settings = settings_for(
+            sqlite_url,
+            ollama_api_base=ollama.base_url,
+            profile_balanced="ollama",
+            ollama_concurrency_limit=8,
+            concurrency_min=1,
+            attempts_per_candidate=1,
+        )
+        ollama.script(Reply.status(503))
+        async with build_llm_service(settings, metrics=PrometheusMetrics(registry)) as llm:
+            assert "llm_slots" not in scraped(registry)
+            with pytest.raises(LLMProviderError):
+                await llm.chat(request())
+            assert total(scraped(registry), "llm_slots", provider="ollama") == 4
+
+
+async def test_what_providers_keep_of_prompts_is_counted_beside_the_input(
+    registry: CollectorRegistry, sqlite_url: str
+):
+    usage = TokenUsage(input_tokens=100, output_tokens=5, cached_input_tokens=60, cache_write_tokens=30)
+    client = ScriptedClient([replace(text_reply("yes"), usage=usage)])
+    async with build_llm_service(
+        settings_for(sqlite_url), client=client, metrics=PrometheusMetrics(registry)
+    ) as llm:
+        await llm.chat(request())
+    page = scraped(registry)
+    assert total(page, "llm_tokens_total", kind="input") == 100
+    assert total(page, "llm_prompt_cache_tokens_total", kind="read") == 60
+    assert total(page, "llm_prompt_cache_tokens_total", kind="written") == 30
 
 
 async def test_a_spooled_answer_is_seen(registry: CollectorRegistry, sqlite_url: str, tmp_path: Path):

@@ -10,6 +10,7 @@ from pydantic import SecretStr, ValidationError
 from app.bootstrap import database_name
 from app.llm.endpoints import header_pairs, is_local_host
 from app.llm.errors import LLMSettingsError
+from app.llm.fields.meanings import meanings
 from app.llm.settings import LLMSettings, isolated_settings, load_settings
 from app.llm.types import LLMProfile
 
@@ -116,7 +117,7 @@ def test_settings_do_not_change():
 
 
 def test_every_setting_says_what_it_means():
-    assert [name for name, field in LLMSettings.model_fields.items() if not field.description] == []
+    assert LLMSettings.model_fields.keys() == meanings(LLMSettings).keys()
 
 
 def test_a_base_loses_its_trailing_slash():

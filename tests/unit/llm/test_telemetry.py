@@ -248,6 +248,17 @@ def test_metrics_are_spelled_in_one_file():
     assert {name for name in here - own if not name.startswith("EVENT_")} == set()
 
 
+async def test_an_answer_that_the_caller_wants_anew_is_no_takeover(sqlite_url: str, caplog: Any):
+    metrics = Counters()
+    settings = settings_for(sqlite_url)
+    async with build_llm_service(settings, client=ScriptedClient(), metrics=metrics) as llm:
+        await llm.chat(KEYED)
+        await llm.chat(request(idempotency_key="k1", force_new_execution=True))
+    assert metrics.total(metered.CALLS) == 2
+    assert metrics.total(metered.TAKEOVERS) == 0
+    assert _events(caplog, names.EVENT_TAKEOVER) == []
+
+
 async def test_takeovers_are_counted_and_told(sqlite_url: str, caplog: Any):
     metrics, outside = Counters(), Outside(sqlite_url)
     client = ScriptedClient(gate=asyncio.Event())

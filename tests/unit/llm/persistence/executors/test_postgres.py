@@ -252,7 +252,9 @@ async def test_a_claim_that_is_cut_off_on_the_wire_is_told_as_a_fault_and_not_do
         return (yield from ledger.claim(run, rules))
 
     async with outside.engine.connect() as holder, outside.engine.connect() as admin:
-        await holder.execute(sql.INSERT_RUN, prefixed(ledger._insert(run, rules), "postgresql"))
+        await holder.execute(
+            sql.INSERT_RUN, prefixed(ledger._insert(run, rules, Won(run_id=run.run_id)), "postgresql")
+        )
         claim = executor.transaction(steps)
         while not (await admin.execute(sa.text(CUT))).rowcount:
             await admin.commit()
