@@ -161,9 +161,17 @@ class Story:
             error = refusal.with_facts(run_id=call.run_id)
             await self._repo.record_failed(self._run(call, decided, None), error)
 
+        async def is_asked() -> bool:
+            if call.key is None or call.request.force_new_execution:
+                return False
+            found = self._repo.get_by_idempotency_key(
+                call.context.workspace_id, call.key, call.request_sha256
+            )
+            return await found is not None
+
         if hit is not None:
             return await claim(route, None)
-        return await self._spending.claimed(call.context.workspace_id, route, claim, record)
+        return await self._spending.claimed(call.context.workspace_id, route, claim, record, is_asked)
 
     def _run(
         self,
