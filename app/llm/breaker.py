@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Self
 
+from app.llm.candidates import Candidate
 from app.llm.errors import LLMError, LLMInternal, LLMTimeout, LLMUnavailable
 from app.llm.ports import Clock
 from app.llm.settings import LLMSettings
@@ -135,3 +136,18 @@ class Breaker:
         circuit.failures = 0
         if circuit.probe is permit:
             circuit.turn(None)
+
+
+def left_alone(candidate: Candidate, for_s: float) -> LLMUnavailable:
+    """Return the error of a send that did not happen because its circuit is open."""
+    how_long = f"for {for_s:.0f} s more" if for_s > 0 else "but for one call that tries it now"
+    error = LLMUnavailable(
+        f"{candidate.name} failed several times in a row and is left alone {how_long}; nothing was sent: see that "
+        "it works, then call again",
+        provider=candidate.provider,
+        model=candidate.model,
+        retry_after_s=round(for_s, 3),
+        skipped=True,
+    )
+    error.retryable = False
+    return error

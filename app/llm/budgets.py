@@ -145,6 +145,12 @@ class Holding:
         return Reservation(workspace_id=held.workspace_id, limits=held.limits, tokens=tokens, usd=usd)
 
 
+def unfit(workspace_id: str, limits: Sequence[Budget]) -> Reservation:
+    """Return what never fits: who claims with it can but wait for somebody else's answer."""
+    none = tuple(budget.model_copy(update={"tokens": 0}) for budget in limits)
+    return Reservation(workspace_id=workspace_id, limits=none, tokens=1, usd=FREE)
+
+
 def estimate(route: RouteDecision, candidate: Candidate) -> Estimate:
     """Return what one send to a candidate of the route takes: the prompt, and the longest answer that is asked for."""
     needs = route.needs_of[candidate.provider]

@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol, Self
 
 from app.llm.candidates import Candidate
 from app.llm.ports import Clock
-from app.llm.settings import LLMMode, LLMSettings
+from app.llm.settings import LLMSettings
 from app.llm.types import LLMProvider
 
 BURST = 10
@@ -124,10 +124,8 @@ class Meter(Protocol):
 
 
 def quotas_of(settings: LLMSettings, providers: Iterable[LLMProvider]) -> dict[LLMProvider, Quota]:
-    """Return the quotas of those providers that have a rate; a cassette may be played as fast as one likes."""
-    quotas: dict[LLMProvider, Quota] = {}
-    if settings.mode is LLMMode.REPLAY:
-        return quotas
+    """Return the quotas of those providers that have a rate."""
+    quotas = {}
     for provider in providers:
         named = {kind: getattr(settings, f"{provider}_{kind}_per_minute") for kind in ("requests", "tokens")}
         rates = {kind: Rate.per_minute(count) for kind, count in named.items() if count is not None}

@@ -17,7 +17,7 @@ from app.llm.errors import LLMOverRate, LLMProviderError, LLMQueueFull
 from app.llm.pacing import LocalMeter, Meter, Quota, Told, quotas_of
 from app.llm.ports import Clock, ProviderReply
 from app.llm.providers import known
-from app.llm.settings import LLMSettings
+from app.llm.settings import LLMMode, LLMSettings
 from app.llm.types import UNKNOWN_USAGE, LLMProvider
 
 LONGEST_HOLD_S = 3600.0
@@ -100,8 +100,9 @@ class Rates:
 
     @classmethod
     def from_settings(cls, settings: LLMSettings, clock: Clock, *, meter: Meter | None = None) -> Self:
-        """Return the rates that the settings name."""
-        return cls(clock, quotas=quotas_of(settings, known()), queue=settings.queue_limit, meter=meter)
+        """Return the rates that the settings name; a cassette is nobody who has one."""
+        providers = () if settings.mode is LLMMode.REPLAY else known()
+        return cls(clock, quotas=quotas_of(settings, providers), queue=settings.queue_limit, meter=meter)
 
     def is_free(self, candidate: Candidate) -> bool:
         """Return whether everybody may ask it at any time."""
@@ -133,11 +134,10 @@ class Rates:
 
     def heed(self, candidate: Candidate, outcome: object) -> float | None:
         """Leave a candidate alone if it asked for that (429 or 503 with Retry-After, now); return the seconds."""
-        if not isinstance(outcome, LLMProviderError) or "served_from" in outcome.facts:
+        if not isinstance(outcome, LLMProviderError) or outcome.facts.get("http_status") not in OVERLOADED:
             return None
-        if outcome.facts.get("http_status") not in OVERLOADED:
-            return None
-        if not (for_s := min(outcome.retry_after_s or 0.0, LONGEST_HOLD_S)):
+        for_s = min(outcome.retry_after_s or 0.0, LONGEST_HOLD_S)
+        if not for_s or "served_from" in outcome.facts:  # that was asked for when it was recorded
             return None
         self._note_hold(candidate, for_s)
         if candidate.provider in self._quotas:

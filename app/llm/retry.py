@@ -5,9 +5,17 @@ from enum import StrEnum
 from typing import Self
 
 from app.llm.candidates import Candidate
-from app.llm.errors import LLMBadResponse, LLMContextExceeded, LLMError, LLMInvalidOutput
+from app.llm.errors import (
+    LLMBadResponse,
+    LLMBudgetExceeded,
+    LLMContextExceeded,
+    LLMError,
+    LLMInvalidOutput,
+)
 from app.llm.settings import LLMSettings, RetryPossiblyPaid
 
+SKIPPED = "skipped"
+"""Fact of an error whose candidate was not even asked."""
 MIN_ATTEMPT_S = 1.0
 RESERVED_SHARE = 0.2
 """Part of a call's total time that is kept back for each candidate still to come."""
@@ -156,6 +164,27 @@ def acceptable_next(error: LLMError, failed: Candidate, candidate: Candidate) ->
     if isinstance(error, LLMContextExceeded):
         return candidate.caps.max_context_tokens > failed.caps.max_context_tokens
     return True
+
+
+def most_telling(told: LLMError | None, error: LLMError) -> LLMError:
+    """Return which error is the call's so far: of the last send, or of who may be asked first where nothing was sent."""
+    if told is None or SKIPPED not in error.facts:
+        return error
+    return error if SKIPPED in told.facts and _again_in_s(error) < _again_in_s(told) else told
+
+
+def _again_in_s(error: LLMError) -> float:
+    return float("inf") if error.retry_after_s is None else error.retry_after_s
+
+
+def come_back_s(told: LLMError, error: LLMError, verdict: Verdict) -> float | None:
+    """Return when a new call makes sense that ended with `error` and tells of `told`; None: as that says itself.
+
+    A budget that refused a further send says nothing about those before it.
+    """
+    if SKIPPED in told.facts or isinstance(error, LLMBudgetExceeded) or not isinstance(verdict, Stop):
+        return None
+    return verdict.retry_after_s
 
 
 def turn_patience_s(*, total_s: float, left_s: float, candidates_to_come: int) -> float:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from app.llm.breaker import Breaker, Permit
+from app.llm.breaker import Breaker, Permit, left_alone
 from app.llm.budgets import Holding
 from app.llm.candidates import Candidate
 from app.llm.deltas import Answering, Delta, Tell
@@ -19,13 +19,13 @@ from app.llm.errors import (
     LLMOverRate,
     LLMProviderError,
     LLMTimeout,
-    LLMUnavailable,
 )
 from app.llm.ports import ChatClient, Clock, Listener, LLMRunRepo, NewRun, ProviderReply, StoredAnswer
 from app.llm.pricing import FREE, Price, price_for
 from app.llm.rates import NO_WAIT, Rates, Turn, tokens_of
 from app.llm.responses import with_stable_id
 from app.llm.retry import (
+    SKIPPED,
     Again,
     RetryPolicy,
     Stop,
@@ -33,14 +33,13 @@ from app.llm.retry import (
     Verdict,
     acceptable_next,
     attempt_timeout_s,
+    come_back_s,
+    most_telling,
     turn_patience_s,
 )
 from app.llm.structured.judge import Judge
 from app.llm.telemetry import Telemetry
 from app.llm.types import UNKNOWN_USAGE, Attempt, LLMRequest
-
-SKIPPED = "skipped"
-"""Fact of an error whose candidate was not even asked."""
 
 _Outcome = ProviderReply | LLMProviderError | asyncio.CancelledError
 
@@ -86,6 +85,7 @@ class _Send:
     turn: Turn = NO_WAIT
     turn_ms: float = 0.0
     """How long it waited for its turn."""
+    wait_told: bool = False
     timeout_s: float = 0.0
     """Seconds for the queue and the send together."""
     begun: _Begun | None = None
@@ -125,13 +125,13 @@ class Sends:
 
         Raises:
             LLMProviderError: The last send's error, with `attempts` and the run id.
-            LLMBudgetExceeded: Nothing was sent: who was to be asked first is left alone, and the others do not fit.
+            LLMBudgetExceeded: Nothing was sent, and nobody who is left alone may be asked before the budget begins anew.
             LLMLedgerError: A further send could not be noted, so it did not happen.
             LLMFenced: Another run took over between two sends.
         """
         kept = self.run.route.kept
         position, tries, tries_here = 0, 0, 0
-        last: LLMError | None = None
+        told: LLMError | None = None
         while True:
             candidate = kept[position]
             looks = position or self.judge.check  # the first candidate's was looked up before the claim
@@ -142,7 +142,8 @@ class Sends:
             except (LLMProviderError, LLMBudgetExceeded) as failed:
                 error = failed
             if SKIPPED not in error.facts:
-                tries, tries_here, last = tries + 1, tries_here + 1, error
+                tries, tries_here = tries + 1, tries_here + 1
+            told = most_telling(told, error)
             if "capability" in error.facts:
                 self.learn(candidate, str(error.facts["capability"]))
             following = self._following(error, position)
@@ -152,7 +153,7 @@ class Sends:
                 self.telemetry.retried(**names)
                 await self._rest(error, verdict.delay_s)
             elif isinstance(verdict, Stop) or following is None:
-                raise self.final(last or error, verdict.retry_after_s if isinstance(verdict, Stop) else None)
+                raise self.final(told, come_back_s(told, error, verdict))
             else:
                 self.telemetry.fell_back(**names)
                 position, tries_here = following, 0
@@ -190,7 +191,7 @@ class Sends:
         assert isinstance(request, LLMRequest)  # noqa: S101  # effects are not sent
         while True:
             if not self.breaker.admits(candidate.name):
-                raise _left_alone(candidate, self.breaker.closed_in_s(candidate.name))
+                raise left_alone(candidate, self.breaker.closed_in_s(candidate.name))
             await self.client.warm_up(timeout_s=self.deadline.left_s())
             send = _Send(
                 candidate=candidate,
@@ -202,13 +203,16 @@ class Sends:
                     return await self._sent(send, to_come)
                 except LLMOverRate:  # it asked to be left alone while this call waited for its slot
                     continue
+                finally:
+                    if send.turn_ms and not send.wait_told:
+                        self._waited(send, send.turn_ms)
 
     async def _turn(self, send: "_Send", to_come: int) -> Turn:
         """Wait for the send's turn, holding nothing."""
         patience_s = turn_patience_s(
             total_s=self.deadline.total_s, left_s=self.deadline.left_s(), candidates_to_come=to_come
         )
-        tokens = self.run.route.needs.tokens
+        tokens = self.run.route.needs_of[send.candidate.provider].tokens
         try:
             send.turn = await self.rates.turn(send.candidate, tokens=tokens, patience_s=patience_s)
         except BaseException:
@@ -301,11 +305,12 @@ class Sends:
         self.rates.refuse_held(send.candidate)
         permit = self.breaker.begin(name)
         if permit is None:
-            raise _left_alone(send.candidate, self.breaker.closed_in_s(name))
+            raise left_alone(send.candidate, self.breaker.closed_in_s(name))
         send.turn.leaves()
         send.begun = _Begun(self.deadline.clock.now(), permit, send.timeout_s - waited_ms / 1000)
 
     def _waited(self, send: "_Send", waited_ms: float) -> None:
+        send.wait_told = True
         self.queue_wait_ms += waited_ms
         self.telemetry.waited(waited_ms, provider=send.candidate.provider.value)
 
@@ -350,20 +355,6 @@ class Sends:
         self.telemetry.attempt_ended(
             attempt, self.run, asked=send.question, reply=reply, streamed=self.tell is not None
         )
-
-
-def _left_alone(candidate: Candidate, for_s: float) -> LLMUnavailable:
-    how_long = f"for {for_s:.0f} s more" if for_s > 0 else "but for one call that tries it now"
-    error = LLMUnavailable(
-        f"{candidate.name} failed several times in a row and is left alone {how_long}; nothing was sent: see that "
-        "it works, then call again",
-        provider=candidate.provider,
-        model=candidate.model,
-        retry_after_s=round(for_s, 3),
-        **{SKIPPED: True},
-    )
-    error.retryable = False
-    return error
 
 
 def _facts_of(outcome: _Outcome, price: Price, at: datetime, *, with_sound: bool) -> dict[str, Any]:

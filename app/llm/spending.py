@@ -22,6 +22,7 @@ from app.llm.budgets import (
     period_of,
     refused,
     said,
+    unfit,
 )
 from app.llm.candidates import Route, RouteDecision, RouteEntry, RouteReason
 from app.llm.errors import LLMBudgetExceeded
@@ -55,6 +56,7 @@ class Spending:
         limits: tuple[Budget, ...],
         claim: Callable[[RouteDecision, Reservation], Awaitable[T]],
         record: Callable[[RouteDecision, LLMBudgetExceeded], Awaitable[None]],
+        is_asked: Callable[[], Awaitable[bool]],
     ) -> T:
         """Return what `claim` gives for those candidates of the route that the budgets allow.
 
@@ -64,6 +66,7 @@ class Spending:
             limits: The budgets over the workspace; one at least.
             claim: Claims the run with a reservation.
             record: Writes the row of a call that is refused, with the route as the budgets left it.
+            is_asked: Says whether another call asks the same under the same key: its answer takes nothing.
 
         Raises:
             LLMBudgetExceeded: No candidate fits; nothing was sent.
@@ -74,15 +77,18 @@ class Spending:
             state = await self._book.budget_state(workspace_id, [each.per for each in limits])
             decided, refusal = self._decided(workspace_id, route, limits, state)
             try:
-                if refusal is not None:
+                if refusal is None:
+                    return await self._claimed(workspace_id, decided, limits, state, claim)
+                if not await is_asked():
                     raise refusal
-                return await self._claimed(workspace_id, decided, limits, state, claim)
+                return await claim(route, unfit(workspace_id, limits))
             except LLMBudgetExceeded as error:
-                if refusal is None and tries < ROUNDS:  # others were faster
+                if error is not refusal and tries < ROUNDS:  # others were faster, or had no answer
                     continue
-                self._telemetry.budget_exceeded(error)
-                await record(decided, error)
-                raise
+                told = refusal or error
+                self._telemetry.budget_exceeded(told)
+                await record(decided, told)
+                raise told from None
 
     async def _claimed(
         self,

@@ -168,7 +168,16 @@ class Story:
             error = refusal.with_facts(run_id=call.run_id)
             await self._repo.record_failed(self._run(call, decided, None), error)
 
-        return await self._spending.claimed(call.context.workspace_id, route, limits, claim, record)
+        async def is_asked() -> bool:
+            if call.key is None or call.request.force_new_execution:
+                return False
+            found = self._repo.get_by_idempotency_key(
+                call.context.workspace_id, call.key, call.request_sha256
+            )
+            return await found is not None
+
+        workspace_id = call.context.workspace_id
+        return await self._spending.claimed(workspace_id, route, limits, claim, record, is_asked)
 
     def _run(
         self,

@@ -51,5 +51,5 @@ async def test_fifty_calls_of_two_processes_send_no_more_than_fit(
     (counter,) = await outside.rows(sa.select(LLMBudget.__table__))
     assert (counter["reserved_tokens"], counter["reserved_usd"]) == (0, 0)
     assert counter["spent_tokens"] == 8 * FITS
-    statuses = Counter(row["status"] for row in await outside.runs())
-    assert statuses == {"SUCCEEDED": FITS, "FAILED": PROCESSES * TASKS - FITS}
+    ended = Counter((row["status"], row["error_code"]) for row in await outside.runs())
+    assert ended == {("SUCCEEDED", None): FITS, ("FAILED", "budget_exceeded"): PROCESSES * TASKS - FITS}

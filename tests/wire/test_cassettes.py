@@ -161,6 +161,17 @@ async def test_the_waits_of_retries_are_skipped(stubs: Stubs):
     assert [each.retry_after_s for each in said.attempts] == [30.0, None]
 
 
+async def test_a_replay_waits_for_no_turn(stubs: Stubs):
+    async def program(llm: LLMService) -> list[Any]:
+        return [await outcome(llm, request(f"question {n}", model=FIRST, timeout_s=20)) for n in range(3)]
+
+    async with opened("record", stubs) as llm:
+        recorded = await program(llm)
+    for shared in (False, True):
+        async with opened("replay", None, ollama_requests_per_minute=1, shared_rates=shared) as llm:
+            assert await program(llm) == recorded
+
+
 async def test_a_stream_is_told_in_words_and_adds_up_to_the_answer(stubs: Stubs):
     stubs.ollama.script(
         Reply.stream(Thought("hm, "), Thought("boxes"), "It se", "ts\n points. ", usage=(9, 4))

@@ -45,7 +45,7 @@ def reserve(run_id: str, wanted: Reservation) -> Steps[None]:
             "workspace_id": wanted.workspace_id, "id": run_id, "chars": chars, "tokens": wanted.tokens, "usd": wanted.usd,
             "tokens_limit": budget and budget.tokens, "usd_limit": budget and budget.usd,
         }  # fmt: skip
-        taken = yield Step(sql.RESERVE, values)
+        taken = yield Step(sql.RESERVE, values, shares=wanted.workspace_id)
         if not taken.rowcount and budget is not None:
             raise (yield from _refusal(run_id, wanted, budget))
 
@@ -133,7 +133,9 @@ def counted(workspace_id: str, per: Per, at: datetime) -> Step:
 def _moved(statement: Any, workspace_id: str, run_id: str, charge: Charge) -> Steps[None]:
     values = {"workspace_id": workspace_id, "id": run_id, "tokens": charge.tokens, "usd": charge.usd}
     yield Step(
-        statement, [{**values, "unknown": charge.unknown, "chars": chars} for chars in PERIOD_CHARS.values()]
+        statement,
+        [{**values, "unknown": charge.unknown, "chars": chars} for chars in PERIOD_CHARS.values()],
+        shares=workspace_id,
     )
     yield Step(sql.CHARGE, values)
 

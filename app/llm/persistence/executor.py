@@ -46,6 +46,8 @@ class Step(NamedTuple):
     """Executed at once if this step changed a row, and only then; their results are not told. INSERTs only."""
     final: bool = False
     """A promise: if this step changes a row, the steps return and do not raise, so it may be committed on its own."""
+    shares: str = ""
+    """Name of what it changes beside its own rows, if others change that too: whoever changes several takes them in order."""
 
 
 class Result(NamedTuple):

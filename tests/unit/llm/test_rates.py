@@ -354,6 +354,12 @@ async def test_who_names_no_time_is_not_left_alone(outcome: object):
     assert rates.held_s(FIRST) == 0
 
 
+async def test_what_a_cassette_says_holds_nobody_back():
+    rates, said = Rates(HandClock()), asked_to_wait(5)
+    assert rates.heed(FIRST, said.with_facts(served_from="cassette")) is None
+    assert rates.is_free(FIRST)
+
+
 async def test_a_send_with_its_slot_in_hand_does_not_run_into_the_wall():
     rates = Rates(HandClock())
     rates.refuse_held(FIRST)

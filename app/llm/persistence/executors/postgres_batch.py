@@ -137,11 +137,15 @@ async def _commit_at_once(wire: Wire, group: Sequence["_Course"]) -> None:
 
 
 async def _run_transaction(wire: Wire, courses: Sequence["_Course"]) -> None:
-    """Run transactions as one. Those that meet somebody stop, unless there is nobody else whose work they could see."""
+    """Run transactions as one. Those that meet somebody stop, unless there is nobody else whose work they could see.
+
+    What they share with other batches comes last and in its order, or two batches could wait for each other.
+    """
     alone = len(courses) == 1
     await wire.begin()
     while going := [course for course in courses if not course.ended and (alone or course.met_nobody)]:
-        await _run_round(wire, going)
+        least = min(course.query.step.shares for course in going)  # nothing comes first
+        await _run_round(wire, [course for course in going if course.query.step.shares == least])
     if not any(course.error for course in courses):
         operations = [course.operation for course in courses if course.ended]
         _doubt(operations, in_doubt=True)

@@ -12,14 +12,16 @@ import sqlalchemy as sa
 
 from app.db.engine import build_engine
 from app.llm.errors import LLMFenced, LLMLedgerError, LLMLedgerUnavailable
-from app.llm.persistence import ledger
+from app.llm.persistence import budgets, ledger
 from app.llm.persistence import statements as sql
 from app.llm.persistence.executor import Result, Step, Steps, prefixed
-from app.llm.persistence.executors import postgres_wire
+from app.llm.persistence.executors import postgres, postgres_wire
 from app.llm.persistence.executors.postgres import PostgresExecutor
 from app.llm.persistence.executors.postgres_wire import Wire, connect_options
+from app.llm.persistence.models import LLMBudget
 from app.llm.persistence.settlement import of_success
 from app.llm.ports import Hit, Won
+from tests.support.budgets import cost, held_run, reservation
 from tests.support.ledger import Outside, again, new_run, request, settings_for, success
 from tests.support.service import rules_of
 
@@ -35,6 +37,11 @@ GET = sa.select(sql.payloads.c.sha256, sql.payloads.c.codec).where(
 )
 CUT = (
     "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+    " WHERE datname = current_database() AND application_name = 'signalbox' AND wait_event_type = 'Lock'"
+)
+
+WAITING = (
+    "SELECT count(*) FROM pg_stat_activity"
     " WHERE datname = current_database() AND application_name = 'signalbox' AND wait_event_type = 'Lock'"
 )
 
@@ -368,6 +375,34 @@ async def test_two_that_wait_for_each_other_are_run_again(pg_url: str, outside: 
         *(each.transaction(lambda order=order: steps(*order)) for each, *order in orders)
     ) == [1, 1]
     await asyncio.gather(one.close(), two.close())
+
+
+async def test_counters_of_several_workspaces_are_locked_in_one_order(
+    pg_url: str, outside: Outside, monkeypatch: Any
+):
+    """Whatever is done to them: or a claim of one and a finish of the other could wait for each other in two batches."""
+    monkeypatch.setattr(postgres, "PATIENCE_S", 5.0)
+    executor, rules = PostgresExecutor(pg_url, timeout_s=5), rules_of(settings_for(pg_url), "me")
+    now = (await executor.read(budgets.state("a"))).rows[0]["now"]
+    for name in "ab":
+        await executor.transaction(lambda name=name: budgets.open_counters(name, ["day"], now))
+    run, other = (held_run(held=reservation(workspace=name)) for name in "ab")
+    await executor.transaction(lambda: ledger.claim(run, rules))
+    settled = of_success(run, cost(run), owner="me", key_ttl_s=None, keep=True)
+    counter = sa.select(LLMBudget.period).with_for_update(nowait=True)
+    async with outside.engine.connect() as holder, outside.engine.connect() as look:
+        await holder.execute(counter.where(LLMBudget.workspace_id == "a"))
+        claimed = executor.transaction(lambda: ledger.claim(other, rules))
+        finished = executor.transaction(lambda: ledger.finish(settled))
+        async with asyncio.timeout(5):
+            while not (await look.execute(sa.text(WAITING))).scalar():
+                await look.commit()
+        assert (await look.execute(counter.where(LLMBudget.workspace_id == "b"))).all()
+        await look.rollback()
+        await holder.rollback()
+        assert isinstance(await claimed, Won)
+        assert (await finished).persisted
+    await executor.close()
 
 
 async def test_a_step_that_breaks_its_promise_is_told(executor: PostgresExecutor):
