@@ -33,6 +33,7 @@ from app.llm.ports import (
     Finished,
     Hit,
     IdFactory,
+    KeyState,
     LLMRunRepo,
     NewRun,
     ProviderReply,
@@ -121,13 +122,15 @@ class Story:
         )
 
     async def _replayed(self, call: Call) -> LLMResponse | None:
+        response = replayed(await self._key_state(call))
+        return None if response is None else self._as_replay(call, response)
+
+    async def _key_state(self, call: Call) -> KeyState:
         if call.key is None or call.request.force_new_execution:
             return None
-        state = await self._repo.get_by_idempotency_key(
+        return await self._repo.get_by_idempotency_key(
             call.context.workspace_id, call.key, call.request_sha256
         )
-        response = replayed(state)
-        return None if response is None else self._as_replay(call, response)
 
     async def _routed(self, call: Call) -> RouteDecision:
         stage, knowledge = call.context.stage, self.knowledge
@@ -169,12 +172,7 @@ class Story:
             await self._repo.record_failed(self._run(call, decided, None), error)
 
         async def is_asked() -> bool:
-            if call.key is None or call.request.force_new_execution:
-                return False
-            found = self._repo.get_by_idempotency_key(
-                call.context.workspace_id, call.key, call.request_sha256
-            )
-            return await found is not None
+            return await self._key_state(call) is not None
 
         workspace_id = call.context.workspace_id
         return await self._spending.claimed(workspace_id, route, limits, claim, record, is_asked)

@@ -8,6 +8,8 @@ STATEMENTS, LEDGER, LINE, RUNS = (
     f"{_HERE}{name}.py" for name in ("statements_budgets", "ledger", "spool/line", "statements")
 )
 COUNTS, CALLS = "tests/conformance/test_budgets.py::test_", "tests/unit/llm/test_spending.py::test_"
+BATCHES = "tests/unit/llm/persistence/executors/test_postgres.py::test_"
+TOGETHER = "tests/unit/llm/test_budgets_and_rates.py::test_"
 
 BUDGET_BREAKS = (
     Break(
@@ -73,5 +75,29 @@ BUDGET_BREAKS = (
         'if "charge" in body else None',
         'if "charge" in _HEAD else None',
         (COUNTS + "an_answer_that_waited_in_the_spool_counts_when_it_is_written",),
+    ),
+    Break(
+        "used-up-budget-refuses-the-repetition-of-a-call-under-way",
+        "budgets",
+        "app/llm/spending.py",
+        "if not await is_asked():",
+        "if await is_asked() or True:",
+        (TOGETHER + "a_repeated_call_waits_for_its_own_answer_though_the_budget_is_used_up",),
+    ),
+    Break(
+        "failed-send-is-put-off-until-the-budget-begins-anew",
+        "budgets",
+        "app/llm/retry.py",
+        "if SKIPPED in told.facts or isinstance(error, LLMBudgetExceeded) or",
+        "if SKIPPED in told.facts or",
+        (TOGETHER + "a_send_that_failed_is_not_put_off_until_the_budget_begins_anew",),
+    ),
+    Break(
+        "counters-are-locked-as-they-come",
+        "budgets",
+        "app/llm/persistence/executors/postgres_batch.py",
+        "if course.query.step.shares == least]",
+        "if least is not None]",
+        (BATCHES + "counters_of_several_workspaces_are_locked_in_one_order",),
     ),
 )
