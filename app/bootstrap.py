@@ -20,9 +20,10 @@ from app.llm.breaker import Breaker
 from app.llm.cassettes.held import in_force
 from app.llm.endpoints import payload_keys
 from app.llm.errors import LLMLedgerUnavailable, LLMSettingsError
+from app.llm.gauges import watch
 from app.llm.knowledge import Knowledge
 from app.llm.limits import Limits
-from app.llm.metric_names import BREAKER_OPEN, QUEUE_DEPTH, SLOTS, SPOOLED
+from app.llm.metric_names import SPOOLED
 from app.llm.pacing import quotas_of
 from app.llm.ports import ChatClient, Describer, LLMRunRepo
 from app.llm.pricing import preload
@@ -32,7 +33,7 @@ from app.llm.redaction import Redactor
 from app.llm.service import LLMService
 from app.llm.settings import LLMMode, LLMSettings, LogFormat, OnAbandoned, StorePayloads, load_settings
 from app.llm.story import Wiring
-from app.llm.telemetry import EVENT_READY, Metrics, Readings, Telemetry
+from app.llm.telemetry import EVENT_READY, Metrics, Telemetry
 from app.llm.tracing import Server, Tracing
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ async def build_llm_service(
         stack.push_async_callback(knowledge.close)
         repo, join, executor = await _ledger(settings, telemetry, stack)
         rates = _rates(settings, telemetry, executor, stack)
-        _watch(telemetry, limits, rates, breaker, stack)
+        watch(telemetry, limits, rates, breaker, stack)
         service = LLMService(
             Wiring(
                 settings=settings,
@@ -123,30 +124,6 @@ def _servers(settings: LLMSettings) -> dict[str, Server]:
         for provider, base in parts.items()
         if base.hostname
     }
-
-
-def _watch(
-    telemetry: Telemetry, limits: Limits, rates: Rates, breaker: Breaker, stack: AsyncExitStack
-) -> None:
-    """Let queues and circuits be read while the service is open."""
-
-    def queues() -> Readings:
-        in_line = rates.waiting()
-        return [
-            ({"provider": provider}, waiting + in_line.get(provider, 0))
-            for provider, waiting in limits.waiting().items()
-        ]
-
-    def slots() -> Readings:
-        return [({"provider": provider}, width) for provider, width in limits.widths().items()]
-
-    def circuits() -> Readings:
-        names = [(name.partition(":"), is_open) for name, is_open in breaker.states().items()]
-        return [({"provider": name[0], "model": name[2]}, float(is_open)) for name, is_open in names]
-
-    stack.callback(telemetry.watch(QUEUE_DEPTH, queues))
-    stack.callback(telemetry.watch(SLOTS, slots))
-    stack.callback(telemetry.watch(BREAKER_OPEN, circuits))
 
 
 def _knowledge(catalog: Catalog, settings: LLMSettings, telemetry: Telemetry, *, asks: bool) -> Knowledge:

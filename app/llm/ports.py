@@ -142,8 +142,7 @@ class NewRun:
     flight_slot: str | None = None
     cache_mode: CacheMode = CacheMode.USE
     cache_candidates: tuple[str, ...] = ()
-    """Candidate identities whose cached answer would be served now, in order; empty: no look-up (or not by a claim,
-    which cannot ask a check)."""
+    """Candidate identities whose cached answer would be served now, in order; empty: the claim looks for none."""
     metadata: Mapping[str, JsonValue] = field(default_factory=dict)
     force: bool = False
     reservation: Reservation | None = None
