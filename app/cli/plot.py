@@ -23,9 +23,7 @@ def draw(file: Path, bars: Sequence[tuple[str, float]], by: Sequence[str]) -> No
     axes.bar(range(len(bars)), [dollars for _, dollars in bars])
     step = max(1, -(-len(bars) // MAX_LABELS))
     named = range(0, len(bars), step)
-    axes.set_xticks(
-        list(named), [bars[place][0] for place in named], rotation=60, ha="right", parse_math=False
-    )
+    axes.set_xticks(list(named), [bars[place][0] for place in named], rotation=60, ha="right")
     axes.set_ylabel("USD")
     axes.set_title(f"known cost by {' and '.join(by)}")
     figure.savefig(file, format="png", dpi=120)

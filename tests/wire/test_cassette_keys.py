@@ -36,7 +36,7 @@ async def opened(mode: str, base: str = "http://127.0.0.1:9", **values: Any) -> 
         yield llm
 
 
-@pytest.mark.parametrize("key", [None, GEMINI_KEY], ids=["no key", "a key by now"])
+@pytest.mark.parametrize("key", [None, GEMINI_KEY], ids=["no-key", "a-key-by-now"])
 async def test_who_stands_first_and_has_no_key_is_passed_over_again(ollama: StubOllama, key: str | None):
     ollama.script(Reply.text("From here."))
     lists = {"profile_balanced": f"{SECOND},{FIRST}"}
