@@ -179,13 +179,12 @@ class StoredAnswer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Won:
-    """The claim is ours: send. `supersedes` is the run that had the key before, if any."""
+    """The claim is ours: send. `supersedes` is the run that had the key before, if any, `from_dead` whether its owner died."""
 
     run_id: str
     execution: int = 1
     supersedes: str | None = None
     from_dead: bool = False
-    """Whether that run's owner had died; else its answer was too old, or the caller wanted another one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

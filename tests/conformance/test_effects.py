@@ -80,7 +80,9 @@ async def test_a_lease_is_moved_by_its_owner_while_the_run_is_started(ledger: Le
     assert 50 < held.lease_left_s <= 60
     await (await ledger.seen()).end_lease(run.run_id)
     heir = again(run)
-    assert await two.create_started(heir) == Won(run_id=heir.run_id, execution=2, supersedes=run.run_id)
+    assert await two.create_started(heir) == Won(
+        run_id=heir.run_id, execution=2, supersedes=run.run_id, from_dead=True
+    )
     await ledger.seen()
     assert not await one.renew(run)
     await ledger.seen()
@@ -112,7 +114,9 @@ async def test_a_run_that_its_owner_abandons_is_a_dead_owners_at_once(ledger: Le
     assert await careful.create_started(again(run)) == Abandoned(run_id=run.run_id)
     await ledger.seen()
     heir = again(run)
-    assert await two.create_started(heir) == Won(run_id=heir.run_id, execution=2, supersedes=run.run_id)
+    assert await two.create_started(heir) == Won(
+        run_id=heir.run_id, execution=2, supersedes=run.run_id, from_dead=True
+    )
     await ledger.seen()
     await two.mark_done(heir, DONE)
     await ledger.seen()
