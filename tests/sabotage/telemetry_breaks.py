@@ -56,7 +56,7 @@ TELEMETRY_BREAKS = (
     Break(
         "who-waits-for-a-turn-is-in-no-queue",
         "telemetry",
-        "app/bootstrap.py",
+        "app/llm/gauges.py",
         "waiting + in_line.get(provider, 0)",
         "waiting",
         (METRICS + "who_waits_for_a_turn_is_in_the_queue_too",),
