@@ -62,8 +62,8 @@ async def exported(file: Path, wanted: RunFilter, *, limit: int) -> Exported:
         UsageFault: More runs than `limit` fit, or `file` is no place for a file.
         NotFound: There is no send that could be written.
     """
-    check_place(file)
     settings = load_settings()
+    check_place(file)
     redact, catalog, done = Redactor(secrets=settings.secrets()), Catalog.from_settings(settings), Exported()
     async with existing(settings) as executor:
         rows = await reports.list_runs(executor, wanted, limit=limit + 1)
