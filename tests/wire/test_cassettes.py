@@ -211,17 +211,17 @@ async def test_a_stream_that_broke_breaks_again_at_the_same_word(stubs: Stubs):
 
 
 async def test_a_stream_that_was_left_and_a_call_that_was_cancelled_are_left_again(stubs: Stubs):
-    never = stubs.ollama.gate()
-    stubs.ollama.script(Reply.stream("one ", "two ", "three"), Reply.stream(never, "four"))
+    stubs.ollama.script(Reply.stream("one ", "two ", "three"), Reply.text("four"))
 
     async def program(llm: LLMService) -> Any:
         async with llm.stream(request("left")) as stream:
             first = await anext(aiter(stream))
-        call = asyncio.create_task(llm.chat(request("cancelled")))
-        await asyncio.to_thread(stubs.ollama.wait_for_sends, 2)
-        call.cancel()
-        with suppress(asyncio.CancelledError):
-            await call
+        with stubs.ollama.hold():  # no answer comes before the call is cancelled
+            call = asyncio.create_task(llm.chat(request("cancelled")))
+            await asyncio.to_thread(stubs.ollama.wait_for_sends, 2)
+            call.cancel()
+            with suppress(asyncio.CancelledError):
+                await call
         return first, call.cancelled()
 
     recorded, replayed = await both(program, stubs)
