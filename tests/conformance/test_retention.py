@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.sql.visitors import cloned_traverse
 
 from app.bootstrap import connect
 from app.llm.errors import LLMAnswerNotStored
 from app.llm.persistence import retention, statements_retention
+from app.llm.persistence.compiled import PREFIX
 from app.llm.persistence.executor import Step
 from app.llm.persistence.models import LLMRun
 from app.llm.persistence.retention import Pruned, preview, prune
@@ -161,6 +163,19 @@ async def test_batches_of_two_do_what_one_batch_does(
     assert max(max(size) for size in sizes) == 2
 
 
+async def test_a_write_that_has_taken_long_leaves_the_rest_to_the_next_one(
+    autonomous: Ledger, executor: Paused, monkeypatch: pytest.MonkeyPatch
+):
+    """Every write takes the first piece only: one run, or one payload."""
+    monkeypatch.setattr(retention, "LONGEST_WRITE_S", -1.0)
+    old = [await answered(autonomous, one_text(f"{n}"), f"{n}") for n in range(5)]
+    seen = autonomous.outside
+    await aged(seen, *old)
+    assert await prune(executor, older_than_s=DAY_S, batch=39) == Pruned(runs=5, attempts=5, payloads=10)
+    assert executor.transactions == 15
+    assert (await seen.runs(), await seen.payloads()) == ([], [])
+
+
 async def test_a_preview_changes_nothing(autonomous: Ledger, executor: Paused):
     old = await answered(autonomous, one_text())
     keyed = await answered(autonomous, new_run(KEYED))
@@ -295,9 +310,13 @@ async def test_a_page_is_found_by_its_keys_and_its_references_by_index(autonomou
 
 
 async def plan_of(seen: Outside, step: Step) -> str:
+    def given(bind: sa.BindParameter[str]) -> None:
+        bind.value = step.params.get(bind.key.removeprefix(PREFIX), bind.value)  # type: ignore[union-attr]
+
     async with seen.engine.connect() as connection:
         dialect = connection.dialect
-        text = str(step.statement.compile(dialect=dialect, compile_kwargs={"literal_binds": True}))  # type: ignore[attr-defined]
+        statement = cloned_traverse(step.statement, {}, {"bindparam": given})  # type: ignore[call-overload]
+        text = str(statement.compile(dialect=dialect, compile_kwargs={"literal_binds": True}))
         if dialect.name == "sqlite":
             return str((await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}")).all())
         await connection.exec_driver_sql("SET enable_seqscan = off")  # so few rows need no index

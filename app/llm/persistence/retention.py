@@ -1,13 +1,14 @@
 """Pruning: old runs and texts that nobody refers to go in small batches, so that no caller notices.
 
-Every batch is one short transaction with a pause after it. What is left behind by a prune that was stopped, the next
-one finds.
+A batch goes piece by piece, in transactions that end once they have taken a while, with a pause after each. What is
+left behind by a prune that was stopped, the next one finds.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from functools import partial
+from itertools import pairwise
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -17,15 +18,19 @@ from app.llm.persistence.rollup import keep_usage
 from app.llm.persistence.statements_retention import Address, Selection
 
 T = TypeVar("T")
+K = TypeVar("K")
+Pieces = Sequence[tuple[K, K]]
+"""Each from behind the first key to the last one."""
 
 MAX_AGE_S = 100 * 365 * 86_400.0
 """Seconds; beyond that the arithmetic of the databases ends, and so does the sense."""
 MAX_BATCH = 10_000
 MAX_BATCH_BYTES = 16 * 2**20
 """Payload bytes per write; freeing the pages of large texts takes longer than deleting rows."""
-LONGEST_WRITE_S = 0.05
-"""Seconds that a write should take: a longer one makes the next ones smaller, for others wait for it."""
-SMALLEST_BATCH = 20
+PIECES = 20
+"""Of a batch: between two of them a write can end."""
+LONGEST_WRITE_S = 0.04
+"""Seconds after which a write takes no further piece, however slow the disk is: others wait for it."""
 SHORTEST_PAUSE_S = 0.05
 """Seconds between two writes, or as long as the first of them took: others get half of the time at least."""
 
@@ -44,6 +49,10 @@ class Pruned:
     def __add__(self, other: "Pruned") -> "Pruned":
         runs, attempts, payloads, kept = map(sum, zip(astuple(self), astuple(other), strict=True))
         return Pruned(runs=runs, attempts=attempts, payloads=payloads, kept_live_keys=kept)
+
+
+Written = tuple[int, Pruned]
+"""How many pieces a write took, and what went."""
 
 
 async def prune(  # one parameter for each choice
@@ -73,11 +82,11 @@ async def prune(  # one parameter for each choice
             `payloads_only`, which frees no key.
         batch: Rows per transaction at most, 1 to 10,000; fewer where they take long to write. None: 500 on
             SQLite, 5,000 on PostgreSQL.
-        progress: Called after every batch with what has been pruned so far.
+        progress: Called after every transaction with what has been pruned so far.
 
     Raises:
         ValueError: An argument is out of range.
-        LLMLedgerError: The database is away or locked; whole batches are gone, and no half one.
+        LLMLedgerError: The database is away or locked; whole transactions are gone, and no half one.
     """
     which = _selection(older_than_s, workspace_id, payloads_only=payloads_only, keys=keys)
     if batch is None:
@@ -109,12 +118,12 @@ async def preview(
     which = _selection(older_than_s, workspace_id, payloads_only=payloads_only, keys=keys)
     total, after = Pruned(), ""
     while True:
-        page = (await executor.read(sql.find_runs(which, after, sql.SCAN))).rows[0]
-        sends = 0
-        if page["found"] > page["kept"] and not payloads_only:
-            counted = await executor.read(sql.count_attempts(which, after, page["last"]))
+        found = (await executor.read(sql.find_runs(which, after, sql.SCAN))).rows
+        kept, sends = _count_kept(found), 0
+        if len(found) > kept and not payloads_only:
+            counted = await executor.read(sql.count_attempts(which, after, found[-1]["id"]))
             sends = counted.rows[0]["attempts"]
-        total += Pruned(runs=page["found"] - page["kept"], attempts=sends, kept_live_keys=page["kept"])
+        total += Pruned(runs=len(found) - kept, attempts=sends, kept_live_keys=kept)
         end = await _end_of_window(executor, which, after)
         if end is None:
             return total
@@ -134,18 +143,20 @@ class _Job:
         self.pruned = Pruned()
         self._executor = executor
         self._which = which
-        self._most = self._batch = batch
+        self._batch = batch
         self._progress = progress
 
     async def prune_runs(self) -> None:
         after: str | None = ""
         while after is not None:
-            page = (await self._executor.read(sql.find_runs(self._which, after, self._batch))).rows[0]
-            full = page["found"] == self._batch  # where a read ends is asked before its rows go
-            end = page["last"] if full else await _end_of_window(self._executor, self._which, after)
-            self.pruned += Pruned(kept_live_keys=page["kept"])
-            if page["found"] > page["kept"]:
-                await self._write(_prune_page(self._which, after, page["last"]))
+            found = (await self._executor.read(sql.find_runs(self._which, after, self._batch))).rows
+            ids = [str(row["id"]) for row in found]
+            full = len(ids) == self._batch  # where a read ends is asked before its rows go
+            end = ids[-1] if full else await _end_of_window(self._executor, self._which, after)
+            kept = _count_kept(found)
+            self.pruned += Pruned(kept_live_keys=kept)
+            if len(ids) > kept:
+                await self._write(partial(_prune_runs, self._which), self._cut(after, ids))
             after = end
 
     async def prune_payloads(self) -> None:
@@ -156,28 +167,27 @@ class _Job:
             full = len(found) == self._batch or len(page) < len(found)
             end = _address(page[-1]) if full else await self._end_of_payloads(after)
             if page:
-                await self._write(_prune_orphans(after, _address(page[-1])))
+                await self._write(_prune_orphans, self._cut(after, [*map(_address, page)]))
             after = end
 
     async def _end_of_payloads(self, after: Address) -> Address | None:
         end = (await self._executor.read(sql.end_of_payloads(self._which, after))).first
         return _address(end) if end else None
 
-    async def _write(self, steps: Callable[[], Steps[Pruned]]) -> None:
-        began_s = monotonic()
-        self.pruned += await _to_its_end(self._executor.transaction(steps))
-        if self._progress is not None:
-            self._progress(self.pruned)
-        took_s = monotonic() - began_s
-        self._batch = _next_batch(self._batch, self._most, took_s)
-        await asyncio.sleep(max(SHORTEST_PAUSE_S, took_s))
+    def _cut(self, after: K, keys: Sequence[K]) -> Pieces[K]:
+        size = max(1, self._batch // PIECES)
+        return [*pairwise([after, *keys[size - 1 : -1 : size], keys[-1]])]
 
-
-def _next_batch(batch: int, most: int, took_s: float) -> int:
-    """Return how many rows the next write may have, after one of `batch` rows took `took_s` seconds."""
-    if took_s > LONGEST_WRITE_S:
-        return min(most, max(SMALLEST_BATCH, int(batch * LONGEST_WRITE_S / took_s)))
-    return min(most, 2 * batch) if took_s < LONGEST_WRITE_S / 2 else batch
+    async def _write(self, steps: Callable[[Pieces[K]], Steps[Written]], pieces: Pieces[K]) -> None:
+        while pieces:
+            began_s = monotonic()
+            written, gone = await _to_its_end(self._executor.transaction(partial(steps, pieces)))
+            self.pruned += gone
+            if self._progress is not None:
+                self._progress(self.pruned)
+            pieces = pieces[written:]
+            await self._executor.read(sql.MOVE_LOG)
+            await asyncio.sleep(max(SHORTEST_PAUSE_S, monotonic() - began_s))
 
 
 def _selection(
@@ -190,30 +200,48 @@ def _selection(
     )
 
 
-def _prune_page(which: Selection, after: str, last: str) -> Callable[[], Steps[Pruned]]:
-    def steps() -> Steps[Pruned]:
-        yield sql.NO_COMPILER
+def _prune_runs(which: Selection, pieces: Pieces[str]) -> Steps[Written]:
+    yield sql.NO_COMPILER
+    written, gone = 0, Pruned()
+    counted: list[Mapping[str, Any]] = []
+    for after, last in _while_short(pieces):
+        written += 1
         if which.payloads_only:
             emptied = yield sql.empty_runs(which, after, last)
-            return Pruned(runs=emptied.rowcount)
+            gone += Pruned(runs=emptied.rowcount)
+            continue
         deleted = yield sql.delete_runs(which, after, last)
         sends = yield sql.delete_attempts(after, last)
-        yield from keep_usage(deleted.rows)
-        return Pruned(runs=len(deleted.rows), attempts=sends.rowcount)
-
-    return steps
+        counted += deleted.rows
+        gone += Pruned(runs=len(deleted.rows), attempts=sends.rowcount)
+    yield from keep_usage(counted)
+    return written, gone
 
 
 def _prune_counters(which: Selection) -> Steps[None]:
     yield sql.delete_counters(which)
 
 
-def _prune_orphans(after: Address, last: Address) -> Callable[[], Steps[Pruned]]:
-    def steps() -> Steps[Pruned]:
-        yield sql.NO_COMPILER
-        return Pruned(payloads=(yield sql.delete_orphans(after, last)).rowcount)
+def _prune_orphans(pieces: Pieces[Address]) -> Steps[Written]:
+    yield sql.NO_COMPILER
+    written, gone = 0, Pruned()
+    for after, last in _while_short(pieces):
+        written += 1
+        gone += Pruned(payloads=(yield sql.delete_orphans(after, last)).rowcount)
+    return written, gone
 
-    return steps
+
+def _while_short(pieces: Pieces[K]) -> Iterator[tuple[K, K]]:
+    """Yield pieces until the write has taken its time; the first one in any case."""
+    until_s = monotonic() + LONGEST_WRITE_S
+    for piece in pieces:
+        yield piece
+        if monotonic() > until_s:
+            return
+
+
+def _count_kept(found: Sequence[Mapping[str, Any]]) -> int:
+    return sum(bool(row["kept"]) for row in found)
 
 
 async def _end_of_window(executor: Executor, which: Selection, after: str) -> str | None:

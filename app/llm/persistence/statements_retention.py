@@ -1,10 +1,11 @@
 """The statements of pruning: reads that find a page without locking anybody, writes that judge its rows again.
 
-A page is a range of primary keys, never a list, so that a prune needs the same memory for a thousand rows and for a
-billion. No read looks at more than `SCAN` rows, and no write at more than its page.
+What is written to is a range of primary keys, never a list of them. No read looks at more than `SCAN` rows, and no
+write at more than its range.
 """
 
 from dataclasses import dataclass
+from functools import cache, lru_cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -14,6 +15,7 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from app.db.base import db_now, utc_day
 from app.llm.budgets import PERIOD_CHARS
+from app.llm.persistence.compiled import PREFIX
 from app.llm.persistence.executor import Step
 from app.llm.persistence.models import STARTED
 from app.llm.persistence.statements import attempts, payloads, runs
@@ -72,6 +74,22 @@ def _no_compiler_postgresql(_element: no_compiler, _compiler: SQLCompiler, **_: 
     return "set_config('jit', 'off', true)"
 
 
+class move_log(sa.Executable, sa.ClauseElement):  # noqa: N801
+    """SQLite's log moves into the file: a little after each write, where it would be a lot after some caller's."""
+
+    inherit_cache = True
+
+
+@compiles(move_log, "sqlite")
+def _move_log_sqlite(_element: move_log, _compiler: SQLCompiler, **_: Any) -> str:
+    return "PRAGMA wal_checkpoint(PASSIVE)"
+
+
+@compiles(move_log, "postgresql")
+def _move_log_postgresql(_element: move_log, _compiler: SQLCompiler, **_: Any) -> str:
+    return "SELECT"
+
+
 class place(FunctionElement[Any]):  # noqa: N801
     """Where a row of `page` is stored."""
 
@@ -109,15 +127,21 @@ def _among_postgresql(element: is_among, compiler: SQLCompiler, **kw: Any) -> st
     return f"ctid = ANY (ARRAY{compiler.process(element.clauses, **kw)})"
 
 
+def _param(name: str) -> sa.BindParameter[str]:
+    return sa.bindparam(PREFIX + name, type_=sa.String)
+
+
 USUAL_BATCH = Step(sa.select(usual_batch().label("rows")), {})
 NO_COMPILER = Step(sa.select(no_compiler().label("off")), {})
 """First step of a write, and for that transaction only."""
+MOVE_LOG = Step(move_log(), {})
+"""After a write, outside of its transaction."""
 
 # -- runs
 
 
 def find_runs(which: Selection, after: str, limit: int) -> Step:
-    """Return the look-up of the next page: its `found` old rows, the `last` of their ids, how many are `kept`."""
+    """Return the look-up of the next page: each old run's `id`, and whether it is `kept`."""
     window = (
         sa.select(runs.c.id, _is_wanted(which).label("wanted"), _holds_live_key().label("holds"))
         .where(runs.c.id > after)
@@ -125,20 +149,9 @@ def find_runs(which: Selection, after: str, limit: int) -> Step:
         .limit(SCAN)
         .subquery()
     )
-    page = (
-        sa.select(window.c.id, window.c.holds)
-        .where(window.c.wanted)
-        .order_by(window.c.id)
-        .limit(limit)
-        .subquery()
-    )
-    kept = sa.func.count(sa.case((page.c.holds, 1)))
+    kept = window.c.holds if _spares_keys(which) else sa.false()
     return _step(
-        sa.select(
-            sa.func.count().label("found"),
-            sa.func.max(page.c.id).label("last"),
-            (kept if _spares_keys(which) else sa.literal(0)).label("kept"),
-        ).select_from(page)
+        sa.select(window.c.id, kept.label("kept")).where(window.c.wanted).order_by(window.c.id).limit(limit)
     )
 
 
@@ -174,29 +187,39 @@ def count_attempts(which: Selection, after: str, last: str) -> Step:
 
 def delete_runs(which: Selection, after: str, last: str) -> Step:
     """Return the deletion of a page's runs, but for those that somebody is writing to; it returns what they count."""
-    return _step(sa.delete(runs).where(_lock_runs(which, after, last)).returning(*PRUNED_COLUMNS))
+    return Step(_delete_runs(which), {"after": after, "last": last})
+
+
+@lru_cache(maxsize=8)
+def _delete_runs(which: Selection) -> sa.Executable:
+    return sa.delete(runs).where(_lock_runs(which)).returning(*PRUNED_COLUMNS)
 
 
 def empty_runs(which: Selection, after: str, last: str) -> Step:
     """Return the update that lets a page's runs forget their texts."""
-    return _step(
-        sa.update(runs)
-        .values(request_payload=sa.null(), response_payload=sa.null())
-        .where(_lock_runs(which, after, last))
-    )
+    return Step(_empty_runs(which), {"after": after, "last": last})
+
+
+@lru_cache(maxsize=8)
+def _empty_runs(which: Selection) -> sa.Executable:
+    forgotten = {"request_payload": sa.null(), "response_payload": sa.null()}
+    return sa.update(runs).values(forgotten).where(_lock_runs(which))
 
 
 def delete_attempts(after: str, last: str) -> Step:
     """Return the deletion of a page's sends that have lost their run; one in progress shows both or none."""
-    run = sa.select(runs.c.id).where(runs.c.id == attempts.c.run_id).scalar_subquery()
-    return _step(
-        sa.delete(attempts).where(attempts.c.run_id > after, attempts.c.run_id <= last, run.is_(None))
-    )
+    return Step(_DELETE_ATTEMPTS, {"after": after, "last": last})
 
 
-def _lock_runs(which: Selection, after: str, last: str) -> is_among:
+_RUN_OF_ATTEMPT = sa.select(runs.c.id).where(runs.c.id == attempts.c.run_id).scalar_subquery()
+_DELETE_ATTEMPTS = sa.delete(attempts).where(
+    attempts.c.run_id > _param("after"), attempts.c.run_id <= _param("last"), _RUN_OF_ATTEMPT.is_(None)
+)
+
+
+def _lock_runs(which: Selection) -> is_among:
     page = runs.alias("page")
-    return _locked(page, page.c.id > after, page.c.id <= last, _is_prunable(which, page))
+    return _locked(page, page.c.id > _param("after"), page.c.id <= _param("last"), _is_prunable(which, page))
 
 
 def _page_of_runs(after: str, last: str) -> tuple[sa.ColumnElement[bool], ...]:
@@ -273,10 +296,19 @@ def delete_orphans(after: Address, last: Address) -> Step:
     row is skipped while that transaction is open, and once it has ended the age is read from the row's newest
     version, whatever the statement's snapshot knows of runs. A finish that comes later waits and stores it again.
     """
+    names = ("after_workspace_id", "after_sha256", "last_workspace_id", "last_sha256")
+    return Step(_delete_orphans(), dict(zip(names, (*after, *last), strict=True)))
+
+
+@cache
+def _delete_orphans() -> sa.Executable:
     page = payloads.alias("page")
     address = sa.tuple_(page.c.workspace_id, page.c.sha256)
-    orphans = _locked(page, address > sa.tuple_(*after), address <= sa.tuple_(*last), *_is_orphan(page))
-    return _step(sa.delete(payloads).where(orphans, payloads.c.last_ref_at < _ago(PAYLOAD_REST_S)))
+    after, last = (
+        sa.tuple_(_param(f"{end}_workspace_id"), _param(f"{end}_sha256")) for end in ("after", "last")
+    )
+    orphans = _locked(page, address > after, address <= last, *_is_orphan(page))
+    return sa.delete(payloads).where(orphans, payloads.c.last_ref_at < _ago(PAYLOAD_REST_S))
 
 
 def _window_of_payloads(which: Selection, after: Address) -> sa.Select[Any]:

@@ -1,23 +1,26 @@
 """How large the writes of a prune are."""
 
+from collections.abc import Iterator
+
 import pytest
 
-from app.llm.persistence.retention import LONGEST_WRITE_S, SMALLEST_BATCH, _next_batch
+from app.llm.persistence import retention
+from app.llm.persistence.retention import LONGEST_WRITE_S, _while_short
+
+PIECES = [("a", "b"), ("b", "c"), ("c", "d")]
 
 
-@pytest.mark.parametrize(
-    ("batch", "took_s", "following"),
-    [
-        (500, 2 * LONGEST_WRITE_S, 250),
-        (500, 100 * LONGEST_WRITE_S, SMALLEST_BATCH),
-        (100, 0.4 * LONGEST_WRITE_S, 200),
-        (400, 0.0, 500),
-        (300, 0.8 * LONGEST_WRITE_S, 300),
-    ],
-)
-def test_a_write_that_took_long_makes_the_next_one_smaller(batch: int, took_s: float, following: int):
-    assert _next_batch(batch, 500, took_s) == following
+@pytest.mark.parametrize(("took_s", "taken"), [(0.0, 3), (0.6 * LONGEST_WRITE_S, 2), (9.0, 1)])
+def test_a_write_takes_no_further_piece_once_it_has_taken_long(
+    monkeypatch: pytest.MonkeyPatch, took_s: float, taken: int
+):
+    now_s = 0.0
+    monkeypatch.setattr(retention, "monotonic", lambda: now_s)
 
+    def written() -> Iterator[tuple[str, str]]:
+        nonlocal now_s
+        for piece in _while_short(PIECES):
+            yield piece
+            now_s += took_s
 
-def test_no_write_is_larger_than_it_may_be():
-    assert {_next_batch(2, 2, took_s) for took_s in (0.0, 1.0)} == {2}
+    assert [*written()] == PIECES[:taken]
