@@ -37,7 +37,7 @@ USAGE_BREAKS = (
         "pruned-runs-are-forgotten",
         "costs",
         RETENTION,
-        "yield from keep_usage(deleted.rows)",
+        "yield from keep_usage(counted)",
         "yield from keep_usage(())",
         (USAGE + "what_is_pruned_stays_counted",),
     ),

@@ -186,7 +186,6 @@ class _Job:
             if self._progress is not None:
                 self._progress(self.pruned)
             pieces = pieces[written:]
-            await self._executor.read(sql.MOVE_LOG)
             await asyncio.sleep(max(SHORTEST_PAUSE_S, monotonic() - began_s))
 
 

@@ -74,22 +74,6 @@ def _no_compiler_postgresql(_element: no_compiler, _compiler: SQLCompiler, **_: 
     return "set_config('jit', 'off', true)"
 
 
-class move_log(sa.Executable, sa.ClauseElement):  # noqa: N801
-    """SQLite's log moves into the file: a little after each write, where it would be a lot after some caller's."""
-
-    inherit_cache = True
-
-
-@compiles(move_log, "sqlite")
-def _move_log_sqlite(_element: move_log, _compiler: SQLCompiler, **_: Any) -> str:
-    return "PRAGMA wal_checkpoint(PASSIVE)"
-
-
-@compiles(move_log, "postgresql")
-def _move_log_postgresql(_element: move_log, _compiler: SQLCompiler, **_: Any) -> str:
-    return "SELECT"
-
-
 class place(FunctionElement[Any]):  # noqa: N801
     """Where a row of `page` is stored."""
 
@@ -134,8 +118,6 @@ def _param(name: str) -> sa.BindParameter[str]:
 USUAL_BATCH = Step(sa.select(usual_batch().label("rows")), {})
 NO_COMPILER = Step(sa.select(no_compiler().label("off")), {})
 """First step of a write, and for that transaction only."""
-MOVE_LOG = Step(move_log(), {})
-"""After a write, outside of its transaction."""
 
 # -- runs
 
