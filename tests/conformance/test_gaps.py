@@ -13,7 +13,7 @@ from app.llm.persistence.executor import Executor, Step, Steps
 from app.llm.persistence.ledger import record_hits
 from app.llm.persistence.models import LLMPayload
 from app.llm.persistence.retention import prune
-from app.llm.ports import Hit, Won
+from app.llm.ports import FlightHeld, Hit, Won
 from tests.conformance.conftest import Ledger
 from tests.support.ledger import again, new_run, request, success
 
@@ -48,6 +48,21 @@ async def test_a_fenced_owner_is_not_given_the_answer_of_another_request(ledger:
 
     finished = await one.mark_succeeded(run, success(run))
     assert (finished.fenced, finished.winner, finished.successor_run_id) == (True, None, None)
+
+
+async def test_a_run_that_waits_for_a_flight_fences_nobody(autonomous: Ledger):
+    """I8: the holder of its key is dead, and stays as it is until the key can be had."""
+    holder, leader = new_run(KEYED), new_run(request(), flight=True)
+    one, two = autonomous.repo("one"), autonomous.repo("two")
+    await one.create_started(holder)
+    await autonomous.outside.end_lease(holder.run_id)
+    await two.create_started(leader)
+    before = await autonomous.outside.run(holder.run_id)
+    held = await two.create_started(new_run(KEYED, flight=True))
+    assert isinstance(held, FlightHeld)
+    assert held.run_id == leader.run_id
+    assert await autonomous.outside.run(holder.run_id) == before
+    assert before["status"] == "STARTED"
 
 
 async def test_an_answer_of_another_candidate_is_not_found(ledger: Ledger):
