@@ -23,7 +23,7 @@ HEADER = 8
 LOADED = (
     *("app.bootstrap", "app.cli", "app.llm.client_litellm", "app.llm.pydanticai", "app.llm.testing"),
     *("app.llm.persistence.autonomous", "app.llm.persistence.schema", "app.db.migrate", "alembic.command"),
-    *("app.llm.persistence.executors.sqlite", "app.llm.persistence.executors.postgres"),
+    *("app.llm.persistence.executors.sqlite", "app.llm.persistence.executors.postgres", "genai_prices.data"),
 )
 
 

@@ -85,7 +85,7 @@ async def filled(on_each_database: str) -> str:
         run_row(TODAY, status="FAILED", cost_usd=Decimal(0), input_tokens=None, output_tokens=None),
         run_row(TODAY, status="ABANDONED", provider="ollama", model="llama3.2"),
         run_row(TODAY, provider="tool", model="pay", cost_usd=Decimal(0)),
-        run_row(TODAY, status="STARTED"),
+        run_row(TODAY, status="STARTED", lease_until=LONG_AGO),
     )
     await seen.close()
     return on_each_database
