@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import signal
-import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 from app.cli import batching, main
 from app.core.clock import SystemClock
 from app.llm.testing import StubOllama
+from tests.support import programs
 from tests.support.ledger import Outside
 
 pytestmark = pytest.mark.crash
@@ -72,7 +72,7 @@ def test_a_killed_batch_goes_on_without_a_second_send_of_what_had_its_answer(
 def _killed_with_two_answers(stub: StubOllama) -> None:
     """Start a batch and kill it once lines 1 and 2 have their results and 3 and 4 are on the wire."""
     first = stub.hold()
-    child = subprocess.Popen(
+    child = programs.Program(
         [sys.executable, "-m", "app", *BATCH], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     )
     stub.wait_for_sends(2, timeout_s=40)

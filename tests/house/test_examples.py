@@ -11,22 +11,23 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from app.llm.testing import Reply, StubOllama, Thought
+from tests.support import programs
 from tests.support.ledger import ROOT
-from tests.support.signals import heed_ctrl_c
 
 EXAMPLES = ROOT / "examples"
 DOCUMENT = ROOT / "docs" / "EXAMPLES.md"
 INVOICE = '{"vendor":"Nordlys Rail AS","total":1480.5,"currency":"EUR","due":"2026-12-15"}'
 
 
-def start(*words: str, **variables: str) -> str:
+def start(*words: str, by: Callable[..., Any] = programs.run, **variables: str) -> str:
     """Run a program in the working directory, without a provider unless one is named; return what it printed."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
-    done = subprocess.run(
+    done = by(
         [sys.executable, *words], env=environment, capture_output=True, text=True, check=False, timeout=55
     )
     assert done.returncode == 0, done.stderr + done.stdout
@@ -35,8 +36,8 @@ def start(*words: str, **variables: str) -> str:
     return done.stdout
 
 
-def example(name: str, *options: str, **variables: str) -> list[str]:
-    return start(str(EXAMPLES / f"{name}.py"), *options, **variables).splitlines()
+def example(name: str, *options: str, **how: Any) -> list[str]:
+    return start(str(EXAMPLES / f"{name}.py"), *options, **how).splitlines()
 
 
 def in_this_process(name: str, monkeypatch: pytest.MonkeyPatch, *options: str) -> None:
@@ -48,7 +49,8 @@ def in_this_process(name: str, monkeypatch: pytest.MonkeyPatch, *options: str) -
 
 
 def test_structured_extraction_pays_once() -> None:
-    first = example("structured_extraction")
+    """The first time as a new user starts it: with nothing loaded."""
+    first = example("structured_extraction", by=subprocess.run)
     again = example("structured_extraction")
     assert first[0] == again[0] == INVOICE
     assert first[1].startswith("served from: live, run ")
@@ -107,7 +109,7 @@ def test_a_durable_agent_dies_and_sends_its_invoice_once(
         monkeypatch.setenv("LLM_AUTO_MIGRATE", "true")
     program = [sys.executable, str(EXAMPLES / "durable_agent.py")]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    died = subprocess.run(program, env=environment, capture_output=True, text=True, check=False, timeout=55)
+    died = programs.run(program, env=environment, capture_output=True, text=True, check=False, timeout=55)
     assert died.returncode == -signal.SIGKILL, died.stderr
     assert died.stdout == "the invoice is sent; killed before the next request\n"
     second = example("durable_agent")
@@ -139,13 +141,12 @@ def test_a_stream_comes_to_the_terminal_with_its_thoughts_apart() -> None:
 def test_ctrl_c_ends_a_stream_cleanly() -> None:
     with StubOllama() as stub:
         stub.script(Reply.stream("It sets ", stub.gate(), "points."))
-        child = subprocess.Popen(
+        child = programs.Program(
             [sys.executable, str(EXAMPLES / "stream_to_terminal.py")],
             env={**os.environ, "PYTHONPATH": str(ROOT), "LLM_OLLAMA_API_BASE": stub.base_url},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            preexec_fn=heed_ctrl_c,  # noqa: PLW1509  # it sets one signal, no more
         )
         assert child.stdout is not None
         assert child.stdout.read(8) == "It sets "
@@ -161,7 +162,7 @@ def test_ctrl_c_ends_a_stream_cleanly() -> None:
 
 def fails(name: str, *, closed: Callable[[], None] = lambda: None, **variables: str) -> str:
     """Return the one line that an example ends with; its output is closed once it has begun, which `closed` is told."""
-    with subprocess.Popen(
+    with programs.Program(
         [sys.executable, str(EXAMPLES / f"{name}.py")],
         env={**os.environ, "PYTHONPATH": str(ROOT), **variables},
         stdout=subprocess.PIPE,

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from app.llm.testing import Reply, StubOpenAI
+from tests.support import programs
 from tests.support.ledger import ROOT
 
 PACKAGE = ROOT / "examples" / "own_provider"
@@ -66,7 +67,7 @@ def run(code: str, folder: Path, *path: Path, **variables: str) -> "subprocess.C
         "LLM_DEFAULT_WORKSPACE": "w1",
         **variables,
     }
-    return subprocess.run(
+    return programs.run(
         [sys.executable, "-c", code],
         env=environment,
         cwd=folder,

@@ -5,11 +5,14 @@ import re
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from app.llm.testing import Reply, StubOllama
+from tests.support import programs
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,9 +40,11 @@ def wheel_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return unpacked
 
 
-def run(program: str, wheel_dir: Path, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+def run(
+    program: str, wheel_dir: Path, cwd: Path, *, by: Callable[..., Any] = programs.run, **variables: str
+) -> subprocess.CompletedProcess[str]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("LLM_", "GEMINI_"))}
-    return subprocess.run(
+    done: subprocess.CompletedProcess[str] = by(
         [sys.executable, "-c", program],
         cwd=cwd,
         env={**clean, "PYTHONPATH": str(wheel_dir), **variables},
@@ -48,6 +53,7 @@ def run(program: str, wheel_dir: Path, cwd: Path, **variables: str) -> subproces
         text=True,
         timeout=60,
     )
+    return done
 
 
 def test_the_twelve_lines_run_from_a_wheel_in_an_empty_folder_and_replay_the_second_time(
@@ -80,7 +86,7 @@ def test_the_typed_answer_is_asked_for_again_until_it_is_valid(wheel_dir: Path, 
 
 
 def test_the_wheel_carries_the_migrations_and_its_own_code(wheel_dir: Path, tmp_path: Path) -> None:
-    shown = run("import app; print(app.__file__)", wheel_dir, tmp_path)
+    shown = run("import app; print(app.__file__)", wheel_dir, tmp_path, by=subprocess.run)
     assert shown.stdout.startswith(str(wheel_dir))
     assert (wheel_dir / "app" / "_alembic" / "versions" / "0001_ledger.py").is_file()
     assert (wheel_dir / "app" / "py.typed").is_file()
@@ -93,7 +99,7 @@ def test_a_replay_in_a_fresh_process_loads_no_litellm(wheel_dir: Path, tmp_path:
         program += (
             "\nimport sys\nprint(sorted(name for name in ('litellm', 'pydantic_ai') if name in sys.modules))"
         )
-        replay = run(program, wheel_dir, tmp_path, LLM_OLLAMA_API_BASE=stub.base_url)
+        replay = run(program, wheel_dir, tmp_path, by=subprocess.run, LLM_OLLAMA_API_BASE=stub.base_url)
     assert " replay " in replay.stdout
     assert replay.stdout.endswith("[]\n")
 

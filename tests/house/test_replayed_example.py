@@ -3,11 +3,11 @@
 import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 from app.llm.testing import Reply, StubOllama
+from tests.support import programs
 from tests.support.ledger import ROOT
 
 EXAMPLE = ROOT / "examples" / "replayed"
@@ -18,7 +18,7 @@ ALONE = ("-q", "-c", os.devnull, "-p", "no:cacheprovider", "-p", "no:asyncio")
 def passed(folder: Path, *options: str, base: str = NOWHERE) -> str:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "LLM_OLLAMA_API_BASE": base}
     environment.pop("CI", None)
-    done = subprocess.run(
+    done = programs.run(
         [sys.executable, "-m", "pytest", *ALONE, "--rootdir", str(folder), *options, str(folder)],
         env=environment, capture_output=True, text=True, check=False, timeout=55,
     )  # fmt: skip

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from app.llm.testing import Reply, StubOllama
+from tests.support import programs
 from tests.support.ledger import ROOT
 
 TAPE = Path("tape.jsonl")
@@ -64,7 +65,8 @@ def run(mode: str, folder: Path, base: str, prompt: str, **keys: str) -> dict[st
         "LLM_GEMINI_API_BASE": "http://127.0.0.1:9/v1beta", "PYTHONPATH": str(ROOT),
         "LLM_DEFAULT_WORKSPACE": "w1", "LLM_PROFILE_BALANCED": "ollama", "LLM_DATABASE_URL": f"sqlite+aiosqlite:///{mode}.db",
     }  # fmt: skip
-    done = subprocess.run(
+    by = subprocess.run if mode == "replay" else programs.run  # a replay says what it has loaded
+    done = by(
         [sys.executable, "-c", PROGRAM, mode, prompt],
         env={**clean, **given, **keys}, cwd=folder, capture_output=True, text=True, timeout=55, check=False,
     )  # fmt: skip

@@ -4,12 +4,14 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from app.llm.testing import Reply, StubOllama
+from tests.support import programs
 from tests.support.ledger import ROOT
 
 CALLS = """
@@ -60,7 +62,9 @@ ASKED: list[dict[str, Any]] = [
 ]
 
 
-def calls(stub: StubOllama, folder: Path, *named: str, **variables: str) -> dict[str, Any]:
+def calls(
+    stub: StubOllama, folder: Path, *named: str, by: Callable[..., Any] = programs.run, **variables: str
+) -> dict[str, Any]:
     """Make the calls in a process of its own, whose sockets may go to `named` and to nobody else."""
     port = stub.base_url.rpartition(":")[2]
     given = {
@@ -76,7 +80,7 @@ def calls(stub: StubOllama, folder: Path, *named: str, **variables: str) -> dict
         **variables,
     }
     clean = {name: value for name, value in os.environ.items() if not name.startswith("LLM_")}
-    done = subprocess.run(
+    done = by(
         [sys.executable, "-c", CALLS, json.dumps([*named, "127.0.0.1"]), json.dumps(ASKED)],
         env={**clean, **given}, cwd=folder, capture_output=True, text=True, timeout=55, check=False,
     )  # fmt: skip
@@ -87,10 +91,10 @@ def calls(stub: StubOllama, folder: Path, *named: str, **variables: str) -> dict
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "gpu.house"])
 def test_no_socket_leaves_the_named_hosts_and_the_route_says_why(tmp_path: Path, host: str):
-    """A proxy, which the environment names, is no local host."""
+    """A proxy, which the environment names, is no local host; once with nothing loaded: loading opens none either."""
     with StubOllama(models=("llama3.2",)) as stub:
         stub.always(Reply.text("from here"))
-        seen = calls(stub, tmp_path, host)
+        seen = calls(stub, tmp_path, host, by=subprocess.run if host == "gpu.house" else programs.run)
     assert seen["outside"] == []
     balanced, fast, *pinned = seen["told"]
     assert (balanced["text"], fast["text"]) == ("from here", "from here")

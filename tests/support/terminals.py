@@ -2,9 +2,10 @@
 
 import os
 import pty
-import subprocess
 import sys
 from collections.abc import Mapping
+
+from tests.support import programs
 
 
 def on_terminal(*args: str, **variables: str) -> tuple[int, str]:
@@ -18,7 +19,7 @@ def on_terminal(*args: str, **variables: str) -> tuple[int, str]:
         "PYTHONUTF8": "1",
         **variables,
     }
-    child = subprocess.Popen(
+    child = programs.Program(
         [sys.executable, "-m", "app", *args], stdin=theirs, stdout=theirs, stderr=theirs, env=environment
     )
     os.close(theirs)

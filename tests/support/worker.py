@@ -1,4 +1,4 @@
-"""Other processes: one interpreter that imports once and forks a child for each job, so that a crash test is cheap.
+"""Other processes: a program that imports once and forks a child for each job, so that a crash test is cheap.
 
 `python -m tests.support.worker` reads a list of jobs from each line of its standard input, forks, lets all children
 start at once, and writes a line with their results; null stands for a child that was killed. Where children stop
@@ -31,6 +31,7 @@ from app.llm.ports import ProviderReply
 from app.llm.telemetry import Telemetry
 from app.llm.testing.client import text_reply
 from app.llm.types import LLMProvider, LLMRequest
+from tests.support import programs
 from tests.support.ledger import ROOT, request, route_of
 from tests.support.service import limited, rig, service, timed_out
 
@@ -317,14 +318,8 @@ def run_jobs(jobs: list[dict[str, Any]]) -> list[Any]:
         RuntimeError: A job failed otherwise.
     """
     command, environment = _command()
-    done = subprocess.run(
-        command,
-        input=json.dumps(jobs).encode(),
-        capture_output=True,
-        cwd=ROOT,
-        env=environment,
-        timeout=50,
-        check=False,
+    done = programs.run(
+        command, input=json.dumps(jobs).encode(), capture_output=True, cwd=ROOT, env=environment, timeout=50
     )
     if done.returncode:
         raise RuntimeError(done.stderr.decode()[-2000:])
@@ -334,7 +329,7 @@ def run_jobs(jobs: list[dict[str, Any]]) -> list[Any]:
 class Worker:
     """A process that is told one line at a time, and says one."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: programs.Program) -> None:
         self._process = process
 
     async def told(self, line: str) -> str:
@@ -343,14 +338,18 @@ class Worker:
         Raises:
             RuntimeError: It ended instead.
         """
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(f"{line}\n".encode())
-        said = await self._process.stdout.readline()
-        if not said:
-            _, errors = await self._process.communicate()
-            raise RuntimeError(errors.decode()[-2000:])
-        return said.decode().strip()
+        return await asyncio.to_thread(self._told, line)
+
+    def _told(self, line: str) -> str:
+        process = self._process
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(f"{line}\n")
+        process.stdin.flush()
+        if said := process.stdout.readline():
+            return str(said).strip()
+        _, errors = process.communicate()
+        raise RuntimeError(errors[-2000:])
 
     async def run(self, jobs: list[dict[str, Any]]) -> list[Any]:
         """Run each job in a child, all at once; a result is None where the child was killed."""
@@ -361,16 +360,15 @@ class Worker:
 async def worker(module: str = __name__) -> AsyncIterator[Worker]:
     """Yield a worker; it is killed afterwards, with all its children."""
     command, environment = _command(module)
-    pipe = asyncio.subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(
-        *command, stdin=pipe, stdout=pipe, stderr=pipe, cwd=ROOT, env=environment, start_new_session=True
-    )
-    try:
-        yield Worker(process)
-    finally:
-        if process.returncode is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            await process.communicate()
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with programs.Program(
+        command, **pipes, text=True, cwd=ROOT, env=environment, start_new_session=True
+    ) as process:
+        try:
+            yield Worker(process)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 @asynccontextmanager

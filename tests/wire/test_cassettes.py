@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
@@ -26,6 +25,7 @@ from app.llm.settings import LLMMode
 from app.llm.testing import End, Reply, StubGemini, StubOllama, Thought
 from app.llm.types import LLMRequest, ServedFrom
 from tests.security.services import Stubs
+from tests.support import programs
 from tests.support.ledger import FIRST, GEMINI_KEY, ROOT, Outside, request, settings_for
 
 Program = Callable[[LLMService], Awaitable[Any]]
@@ -496,7 +496,7 @@ asyncio.run(main())
 
 def test_a_process_that_is_killed_while_it_writes_leaves_whole_lines(tmp_path: Path):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "LLM_DEFAULT_WORKSPACE": "w1"}
-    done = subprocess.run(
+    done = programs.run(
         [sys.executable, "-c", KILLED],
         cwd=tmp_path,
         env=environment,

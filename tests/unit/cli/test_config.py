@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from app.llm.settings import LLMSettings
+from tests.support import programs
 from tests.unit.cli.conftest import Run
 from tests.unit.cli.test_process import environment
 
@@ -118,7 +119,7 @@ def test_a_file_that_cannot_be_read_ends_with_two_and_the_line(signalbox: Run, c
 def test_in_a_process_of_its_own_the_exit_code_and_the_line_reach_the_shell(file: str) -> None:
     def run(*args: str, **more: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "app", "config", *args]
-        return subprocess.run(
+        return programs.run(
             command, capture_output=True, text=True, env=environment(**more), check=False, timeout=50
         )
 

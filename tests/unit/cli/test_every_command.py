@@ -4,7 +4,6 @@ import os
 import pty
 import re
 import shlex
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -15,6 +14,7 @@ import pytest
 from typer.main import get_command
 
 from app.cli import NAME, cli
+from tests.support import programs
 from tests.unit.cli.conftest import Run
 
 WITHOUT_SETTINGS = {("version",), ("cassette", "show"), ("doctor",)}
@@ -127,7 +127,7 @@ def on_a_terminal(*args: str, **environment: str) -> str:
         "COLUMNS": "200",
         **environment,
     }
-    with subprocess.Popen([sys.executable, "-m", "app", *args], stdout=theirs, stderr=theirs, env=env):
+    with programs.Program([sys.executable, "-m", "app", *args], stdout=theirs, stderr=theirs, env=env):
         os.close(theirs)
         shown = b""
         with suppress(OSError):  # how Linux says that the other end is closed
@@ -159,7 +159,7 @@ def test_the_shell_completes_commands_options_and_choices(typed: tuple[str, ...]
         "COMP_WORDS": " ".join(typed),
         "COMP_CWORD": str(len(typed) - 1),
     }
-    done = subprocess.run(
+    done = programs.run(
         [sys.executable, "-m", "app"],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **asked},
         capture_output=True,
@@ -171,7 +171,7 @@ def test_the_shell_completes_commands_options_and_choices(typed: tuple[str, ...]
 
 
 def test_the_shell_is_told_how_to_complete(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "_SIGNALBOX_COMPLETE=complete_bash" in subprocess.run(
+    assert "_SIGNALBOX_COMPLETE=complete_bash" in programs.run(
         [sys.executable, "-m", "app", "--show-completion", "bash"],
         env={
             **os.environ,

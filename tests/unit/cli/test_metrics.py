@@ -25,9 +25,9 @@ from app.llm.persistence.counted import Counted
 from app.llm.persistence.rollup import ReportLine
 from app.llm.persistence.spool.files import UNPLACED, SpoolFiles
 from app.llm.persistence.usage import Measures
+from tests.support import programs
 from tests.support.ledger import Outside
 from tests.support.scrapes import Page, read, total
-from tests.support.signals import heed_ctrl_c
 from tests.support.usage import LONG_AGO, TODAY, hit_row, put, run_row
 from tests.unit.cli.conftest import Run
 from tests.unit.cli.test_process import SIGNALBOX, environment
@@ -85,7 +85,7 @@ async def filled(on_each_database: str) -> str:
         run_row(TODAY, status="FAILED", cost_usd=Decimal(0), input_tokens=None, output_tokens=None),
         run_row(TODAY, status="ABANDONED", provider="ollama", model="llama3.2"),
         run_row(TODAY, provider="tool", model="pay", cost_usd=Decimal(0)),
-        run_row(TODAY, status="STARTED"),
+        run_row(TODAY, status="STARTED", lease_until=LONG_AGO),
     )
     await seen.close()
     return on_each_database
@@ -147,13 +147,12 @@ def spoil(url: str) -> None:
 
 @pytest.mark.parametrize("options", [(), ("--json",)], ids=["text", "json"])
 def test_ctrl_c_ends_it_quietly_and_frees_the_port(on_sqlite: str, options: tuple[str, ...]) -> None:
-    child = subprocess.Popen(
+    child = programs.Program(
         [*SIGNALBOX, "metrics", "--port", "0", *options],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env=environment(),
-        preexec_fn=heed_ctrl_c,  # noqa: PLW1509  # it sets one signal, no more
     )
     out: IO[str] = child.stdout  # type: ignore[assignment]  # a pipe, as asked for
     told = out.readline()

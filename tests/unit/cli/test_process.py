@@ -15,7 +15,7 @@ from app.cli import main, options
 from app.llm.persistence import models
 from app.llm.testing import StubOllama
 from app.llm.types import CacheMode, LLMProfile
-from tests.support.signals import heed_ctrl_c
+from tests.support import programs
 
 HEAVY = {"litellm", "pydantic_ai", "sqlalchemy", "jsonschema", "app.llm", "app.bootstrap"}
 SIGNALBOX = (sys.executable, "-m", "app")
@@ -77,12 +77,11 @@ def test_words_of_options_are_those_of_the_library() -> None:
 
 def test_ctrl_c_is_130_and_the_run_is_settled(ollama: StubOllama) -> None:
     gate = ollama.hold()
-    child = subprocess.Popen(
+    child = programs.Program(
         [*SIGNALBOX, "chat", "Hello"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=environment(),
-        preexec_fn=heed_ctrl_c,  # noqa: PLW1509  # it sets one signal, no more
     )
     ollama.wait_for_sends(1, timeout_s=30)
     child.send_signal(signal.SIGINT)

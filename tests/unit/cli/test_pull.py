@@ -17,8 +17,8 @@ from app.llm.testing.content import End
 from app.llm.testing.listener import Listener
 from app.llm.testing.pulling import pull_lines
 from app.llm.wire.pulling import load, pull
+from tests.support import programs
 from tests.support.doctor import answering
-from tests.support.signals import heed_ctrl_c
 from tests.support.terminals import on_terminal
 from tests.unit.cli.conftest import Run
 from tests.unit.cli.test_process import environment
@@ -173,12 +173,11 @@ async def test_silence_ends_it(shelf: StubOllama) -> None:
 def test_ctrl_c_stops_it_and_says_that_it_goes_on(shelf: StubOllama) -> None:
     gate = shelf.gate()
     shelf.script_pull(MANIFEST, gate)
-    child = subprocess.Popen(
+    child = programs.Program(
         [sys.executable, "-m", "app", "pull", "qwen3:8b"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=environment(),
-        preexec_fn=heed_ctrl_c,  # noqa: PLW1509  # it sets one signal, no more
     )
     assert child.stdout is not None
     assert child.stdout.readline() == b"pulling manifest\n"

@@ -13,7 +13,7 @@ from app.cli import tail
 from app.llm.errors import LLMLedgerSchema, LLMLedgerUnavailable
 from app.llm.persistence.following import Event
 from app.llm.testing.client import ScriptedClient
-from tests.support.signals import heed_ctrl_c
+from tests.support import programs
 from tests.support.usage import TODAY, run_row
 from tests.unit.cli.conftest import Run
 
@@ -23,13 +23,12 @@ ROW = {**run_row(TODAY, stage="draft", idempotency_key="k"), "error_code": None}
 @pytest.mark.usefixtures("on_each_database")
 def test_lines_are_told_as_runs_come_until_ctrl_c(signalbox: Run, client: ScriptedClient) -> None:
     signalbox("chat", "one", "--stage", "draft")
-    child = subprocess.Popen(
+    child = programs.Program(
         [sys.executable, "-m", "app", "runs", "tail", "--since", "1h", "--interval", "0.05", "--json"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        preexec_fn=heed_ctrl_c,  # noqa: PLW1509  # it sets one signal, no more
     )
     assert child.stdout
     first = [json.loads(child.stdout.readline()) for _ in range(2)]

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from app.diagnosis.findings import State
 from app.llm.testing import StubAnthropic, StubGemini, StubOllama
 from app.llm.testing.listener import Listener
 from app.llm.wire import dialect
+from tests.support import programs
 from tests.support.doctor import CLOUD, KEY, House, SkewedClock, answering, house, looked, red
 from tests.support.ledger import ROOT
 
@@ -405,7 +405,7 @@ print(json.dumps({each.subject: [each.state, each.said, each.remedy] for each in
 
 
 def as_nobody(**given: Any) -> dict[str, Any]:
-    done = subprocess.run(
+    done = programs.run(
         [sys.executable, "-c", AS_NOBODY, json.dumps(given)],
         cwd=ROOT, capture_output=True, text=True, timeout=55, check=False,
     )  # fmt: skip

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import pytest
@@ -492,6 +493,7 @@ def test_requests_that_share_a_route_cannot_change_each_others_summary():
     assert second.summary()[0]["kept"] is True
 
 
+@cache
 def digest_of_decisions(count: int = 10_000) -> str:
     """Return one hash over `count` decisions; dicts are filled in an order that the hash seed decides."""
     choose = random.Random(2026)  # noqa: S311  # no secret is drawn
