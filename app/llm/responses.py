@@ -60,7 +60,7 @@ def hit(
 
 def unshared(parts: Parts) -> Parts:
     """Return parts that their receiver may change: stored answers stay at hand, and arguments are no frozen values."""
-    return tuple(part.model_copy(deep=True) if isinstance(part, ToolCallPart) else part for part in parts)
+    return tuple([part.model_copy(deep=True) if isinstance(part, ToolCallPart) else part for part in parts])
 
 
 def paid(attempts: Sequence[Attempt]) -> Decimal | None:

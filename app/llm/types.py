@@ -371,7 +371,7 @@ class LLMResponse(Frozen):
     @property
     def text(self) -> str:
         """The text parts, joined; empty when the model only called tools."""
-        return "".join(part.text for part in self.parts if isinstance(part, TextPart))
+        return "".join([part.text for part in self.parts if isinstance(part, TextPart)])
 
     @property
     def thinking(self) -> str | None:
