@@ -67,7 +67,7 @@ class Candidate(Frozen):
     """`candidate_sha256`: provider, model, API base, the options that our provider module adds, and the digest of the
     weights where that is known."""
 
-    @property
+    @cached_property
     def name(self) -> str:
         """`provider:model`."""
         return f"{self.provider}:{self.model}"

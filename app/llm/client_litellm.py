@@ -6,7 +6,7 @@ error classes are not used; how much of it a call goes through is the business o
 
 import asyncio
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,14 +22,13 @@ from app.llm.redaction import Redactor
 from app.llm.settings import LLMSettings
 from app.llm.telemetry import Telemetry
 from app.llm.types import LLMRequest
-from app.llm.wire.answers import Answer, reply_of
+from app.llm.wire.answers import reply_of
 from app.llm.wire.errors import map_error
 from app.llm.wire.exchange import GOOD, Exchange
 from app.llm.wire.loading import load_litellm
 from app.llm.wire.outlet import Outlet
 
 if TYPE_CHECKING:
-    from app.llm.wire.lane import Lane
     from app.llm.wire.lanes import Lanes
 
 MAX_REPLY_BYTES = 16 * 2**20
@@ -44,14 +43,6 @@ class _Way:
     timeout_s: float
     on_send: Callable[[float], None]
     outlet: Outlet | None
-
-    async def taken(
-        self, lane: "Lane", candidate: Candidate, options: Mapping[str, Any], exchange: Exchange
-    ) -> Answer | None:
-        if self.outlet is None:
-            return await lane.send(candidate, options, exchange)
-        await lane.stream(candidate, options, exchange, self.outlet)
-        return self.outlet.answer()
 
     def out_of_time(self) -> TimeoutError:
         return self.outlet.out_of_time() if self.outlet else TimeoutError()
@@ -144,7 +135,11 @@ class LiteLLMClient:
             lane = (self._lanes or await self._opened()).of[candidate.provider]
             with way.limit:
                 async with way.slot as waited_ms:
-                    answer = await way.taken(lane, candidate, options, exchange)
+                    if way.outlet is None:
+                        answer = await lane.send(candidate, options, exchange)
+                    else:
+                        await lane.stream(candidate, options, exchange, way.outlet)
+                        answer = way.outlet.answer()
             return reply_of(answer, exchange, request, candidate, window=options.get("num_ctx"))
         except Exception as error:  # noqa: BLE001  # whatever a library raises becomes one of our errors
             if waited_ms is None and way.limit.expired:

@@ -19,7 +19,7 @@ def header_pairs(value: SecretStr | None) -> dict[str, str]:
         ValueError: A pair has no colon, or holds a control character.
     """
     pairs: dict[str, str] = {}
-    for item in (value.get_secret_value() if value else "").split(";"):
+    for item in value.get_secret_value().split(";") if value else ():
         name, colon, text = item.partition(":")
         if not item.strip():
             continue

@@ -88,7 +88,7 @@ class Knowledge:
             await self._describer.close()
 
     def _names(self, request: LLMRequest, profile: LLMProfile) -> tuple[str, ...]:
-        listed = tuple(candidate.name for candidate in self.catalog.listed(profile))
+        listed = tuple([candidate.name for candidate in self.catalog.listed(profile)])
         if request.model is None:
             return listed
         return (request.model, *listed) if request.constraints.allow_fallback else (request.model,)

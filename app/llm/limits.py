@@ -101,7 +101,7 @@ class _Gates:
     """The slots of one event loop."""
 
     def __init__(self, total: int, per_provider: Mapping[LLMProvider, int], least: int | None) -> None:
-        self.total = asyncio.Semaphore(total)
+        self.total = _Slots(total)
         self.of = {
             provider: _Gate(provider, Width(slots if least is None else least, slots))
             for provider, slots in per_provider.items()
@@ -192,7 +192,7 @@ class Slot:
 
     __slots__ = ("_era", "_full", "_gate", "_holder", "_queue", "_total", "waited_ms")
 
-    def __init__(self, gate: _Gate, total: asyncio.Semaphore, holder: _Holder, queue: int) -> None:
+    def __init__(self, gate: _Gate, total: _Slots, holder: _Holder, queue: int) -> None:
         self._gate = gate
         self._total = total
         self._holder = holder

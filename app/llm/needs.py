@@ -63,12 +63,9 @@ def needs_of(request: LLMRequest, *, whole_schemas: bool = False) -> Needs:
     """
     form, choice = request.response_format, request.tool_choice
     schema = form.json_schema if form else None
-    tokens, held = 0, set[str]()
-    for message in request.messages:
-        tokens += TOKENS_PER_MESSAGE
-        for part in message.content:
-            tokens += _tokens_of_part(part)
-            held.add(part.type)
+    parts = [part for message in request.messages for part in message.content]
+    tokens = TOKENS_PER_MESSAGE * len(request.messages) + sum([_tokens_of_part(part) for part in parts])
+    held = {part.type if part.type != "file" else part.kind for part in parts}
     for tool in request.tools:
         said = json_bytes([tool.name, tool.description, tool.parameters])
         tokens += _tokens(said)
@@ -80,16 +77,13 @@ def needs_of(request: LLMRequest, *, whole_schemas: bool = False) -> Needs:
         json_object=form is not None and form.type == "json_object",
         json_schema=form is not None and form.type == "json_schema",
         vision="image" in held,
-        **_files_among(request) if "file" in held else {},
+        documents="documents" in held,
+        audio="audio" in held,
+        video="video" in held,
         losses=losses(request) if whole_schemas else (),
         input_tokens_estimate=tokens if schema is None else tokens + _tokens(json_bytes(schema)),
         output_tokens_reserved=request.max_output_tokens or DEFAULT_OUTPUT_TOKENS,
     )
-
-
-def _files_among(request: LLMRequest) -> Mapping[str, bool]:
-    parts = (part for message in request.messages for part in message.content)
-    return {part.kind: True for part in parts if part.type == "file"}
 
 
 def _tokens_of_part(part: Part) -> int:

@@ -33,7 +33,7 @@ def live(
         model=candidate.model,
         run_id=run.run_id,
         served_from=reply.served_from,
-        route=tuple(run.route.summary()),
+        route=run.route.route.summaries,  # each is copied where the answer is made
         attempts=tuple(attempts),
         persisted=persisted,
         latency_ms=latency_ms,
@@ -60,13 +60,17 @@ def hit(
 
 def unshared(parts: Parts) -> Parts:
     """Return parts that their receiver may change: stored answers stay at hand, and arguments are no frozen values."""
-    return tuple(part.model_copy(deep=True) if isinstance(part, ToolCallPart) else part for part in parts)
+    return tuple([part.model_copy(deep=True) if isinstance(part, ToolCallPart) else part for part in parts])
 
 
 def paid(attempts: Sequence[Attempt]) -> Decimal | None:
     """Return the dollars that the sends of one run cost; None while one of them is unknown."""
-    costs = [attempt.cost_usd for attempt in attempts]
-    return sum((cost for cost in costs if cost is not None), FREE) if None not in costs else None
+    dollars = FREE
+    for attempt in attempts:
+        if attempt.cost_usd is None:
+            return None
+        dollars += attempt.cost_usd
+    return dollars
 
 
 def with_stable_ids(parts: Parts, prompt_sha256: str) -> Parts:

@@ -145,12 +145,10 @@ class LLMRouter:
             local_only=limits.local_only,
             allow_fallback=limits.allow_fallback,
             providers=limits.providers,
-            varied=tuple(needs_of),
-            skills=tuple(needs.skills for needs in needs_of.values()),
-            losses=tuple(needs.losses for needs in needs_of.values()),
+            needs=tuple([(who, needs.skills, needs.losses) for who, needs in needs_of.items()]),
         )
         route, smallest_window = _route_of_short_prompts(self, caps, asked)
-        if any(needs.tokens > smallest_window for needs in needs_of.values()):
+        if max([needs.tokens for needs in needs_of.values()]) > smallest_window:
             route = self._route(asked, needs_of, caps)
         if self.schema_mismatch is SchemaMismatch.ERROR:
             _refuse_losses(route, needs_of)
@@ -279,12 +277,9 @@ class _Asked(NamedTuple):
     local_only: bool | None
     allow_fallback: bool | None
     providers: tuple[LLMProvider, ...] | None
-    varied: tuple[LLMProvider | None, ...]
-    """None, which is everybody else, and the providers that the request has variants for."""
-    skills: tuple[tuple[bool, ...], ...]
-    """What is needed of each, in the same order."""
-    losses: tuple[tuple[Loss, ...], ...]
-    """What the schemas for each would lose, in the same order."""
+    needs: tuple[tuple[LLMProvider | None, tuple[bool, ...], tuple[Loss, ...]], ...]
+    """Of everybody else, who is None, and of each provider that the request has a variant for: the skills that it needs,
+    and what its schemas would lose."""
 
 
 @lru_cache(maxsize=ROUTES_KEPT)
@@ -293,7 +288,7 @@ def _route_of_short_prompts(router: LLMRouter, caps: Catalog, asked: _Asked) -> 
     needs_of = NeedsByProvider(
         {
             provider: Needs(**dict(zip(SKILLS, skills, strict=True)), losses=losses)
-            for provider, skills, losses in zip(asked.varied, asked.skills, asked.losses, strict=True)
+            for provider, skills, losses in asked.needs
         }
     )
     route = router._route(asked, needs_of, caps)  # noqa: SLF001  # its memory

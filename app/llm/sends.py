@@ -340,6 +340,7 @@ class Sends:
 
     def _record(self, send: "_Send", started_at: datetime, outcome: _Outcome) -> None:
         candidate, finished_at = send.candidate, self.deadline.clock.now()
+        with_sound = self.run.route.needs_of[candidate.provider].audio
         attempt = Attempt(
             ordinal=len(self.attempts) + 1,
             provider=candidate.provider,
@@ -348,7 +349,7 @@ class Sends:
             started_at=started_at,
             finished_at=finished_at,
             latency_ms=(finished_at - started_at).total_seconds() * 1000,
-            **_facts_of(outcome, price_for(candidate), started_at, with_sound=self.run.route.needs.audio),
+            **_facts_of(outcome, price_for(candidate), started_at, with_sound=with_sound),
         )
         self.attempts.append(attempt)
         reply = outcome if isinstance(outcome, ProviderReply) else None
@@ -382,5 +383,6 @@ def _facts_of(outcome: _Outcome, price: Price, at: datetime, *, with_sound: bool
             "possibly_paid": True,
             "usage": UNKNOWN_USAGE,
         }
-    cost_usd = price.cost_usd(facts["usage"], at, with_sound=with_sound)
-    return {**facts, "cost_usd": cost_usd, "price_version": price.version}
+    facts["cost_usd"] = price.cost_usd(facts["usage"], at, with_sound=with_sound)
+    facts["price_version"] = price.version
+    return facts

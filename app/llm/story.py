@@ -98,10 +98,10 @@ class Story:
 
     async def answer(self, call: Call) -> LLMResponse:
         """Return the answer of a call that was begun; raises as `LLMService.chat`."""
-        if (replay := await self._replayed(call)) is not None:
+        if call.key is not None and (replay := await self._replayed(call)) is not None:
             return replay
         route = await self._routed(call)
-        hit = await self._cached(call, route)
+        hit = await self._cached(call, route) if self._cache.reads(call.request) else None
         if hit is not None and call.key is None:
             return await self._recorded_hit(call, self._run(call, route, hit), hit)
         run, claimed = await self._claimed(call, route, hit)
@@ -144,8 +144,6 @@ class Story:
         return route
 
     async def _cached(self, call: Call, route: RouteDecision) -> StoredAnswer | None:
-        if not self._cache.reads(call.request):
-            return None
         identities = [candidate.identity for candidate in route.kept]
         found = await self._repo.get_cached(call.context.workspace_id, call.prompt_sha256, identities)
         return self._cache.choose(route, passes(call.check, found))

@@ -15,7 +15,6 @@ from pydantic import (
     JsonValue,
     PlainSerializer,
     SkipValidation,
-    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -158,10 +157,10 @@ class LLMRequest(Frozen):
     metadata: dict[str, JsonValue] = Field(default_factory=dict)
     """`workspace_id`, `pipeline_run_id`, `stage` are read from here; the rest is stored, 4 KB of JSON at most."""
 
-    @field_validator("idempotency_key", "model")
+    @field_validator("idempotency_key")
     @classmethod
-    def _is_printable(cls, value: str | None, info: ValidationInfo) -> str | None:
-        return value if value is None else printable(value, str(info.field_name))
+    def _is_printable(cls, value: str | None) -> str | None:
+        return value if value is None else printable(value, "idempotency_key")
 
     @field_validator("model")
     @classmethod
@@ -171,6 +170,10 @@ class LLMRequest(Frozen):
     @field_validator("metadata")
     @classmethod
     def _metadata_is_small(cls, value: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        for name in NOT_METADATA.keys() & value:
+            raise ValueError(
+                f"metadata cannot hold {name!r}, which directs nothing there: {NOT_METADATA[name]}"
+            )
         if not value or _is_clearly_small(value):
             return value
         try:
@@ -179,15 +182,6 @@ class LLMRequest(Frozen):
             raise ValueError(f"metadata must be JSON: {error}") from None
         if size > MAX_METADATA_BYTES:
             raise ValueError(f"metadata is {size} bytes of JSON; the limit is {MAX_METADATA_BYTES}")
-        return value
-
-    @field_validator("metadata")
-    @classmethod
-    def _metadata_directs_nothing(cls, value: dict[str, JsonValue]) -> dict[str, JsonValue]:
-        for name in NOT_METADATA.keys() & value.keys():
-            raise ValueError(
-                f"metadata cannot hold {name!r}, which directs nothing there: {NOT_METADATA[name]}"
-            )
         return value
 
     @model_validator(mode="after")
@@ -256,7 +250,6 @@ def printable(value: str, what: str) -> str:
     return value
 
 
-_WITHOUT_TEXT = frozenset({type(None), bool, int, float, bytes})
 _SEQUENCES = (tuple, list)
 
 
@@ -269,15 +262,11 @@ def _has_lone_surrogate(held: Iterable[object]) -> bool:
                 return True
         elif isinstance(value, _SEQUENCES):
             values += value
-        elif type(value) not in _WITHOUT_TEXT:
-            values += _inside(value)
+        elif isinstance(value, BaseModel):
+            values += vars(value).values()
+        elif isinstance(value, Mapping):
+            values += (*value, *value.values())
     return False
-
-
-def _inside(value: object) -> Iterable[object]:
-    if isinstance(value, BaseModel):
-        return vars(value).values()
-    return (*value, *value.values()) if isinstance(value, Mapping) else ()
 
 
 def _is_unicode(text: str) -> bool:
@@ -382,7 +371,7 @@ class LLMResponse(Frozen):
     @property
     def text(self) -> str:
         """The text parts, joined; empty when the model only called tools."""
-        return "".join(part.text for part in self.parts if isinstance(part, TextPart))
+        return "".join([part.text for part in self.parts if isinstance(part, TextPart)])
 
     @property
     def thinking(self) -> str | None:

@@ -200,8 +200,8 @@ AGENT_BREAKS = (
     _agents(
         "file-needs-nothing",
         "app/llm/needs.py",
-        'return {part.kind: True for part in parts if part.type == "file"}',
-        'return {part.kind: False for part in parts if part.type == "file"}',
+        'held = {part.type if part.type != "file" else part.kind for part in parts}',
+        "held = {part.type for part in parts}",
         "tests/unit/llm/test_router.py::test_a_candidate_without_a_needed_skill_is_excluded",
         _TOOLS + "a_prompt_with_a_file_goes_to_who_reads_it_and_the_route_says_why",
     ),

@@ -83,7 +83,7 @@ CALL_BREAKS = (
         "remembered-route-forgets-the-window",
         "routing",
         ROUTER,
-        "if any(needs.tokens > smallest_window for needs in needs_of.values()):",
+        "if max([needs.tokens for needs in needs_of.values()]) > smallest_window:",
         "if not smallest_window:",
         (ROUTES + "a_remembered_route_is_the_one_that_would_be_worked_out",),
     ),
@@ -348,9 +348,10 @@ CALL_BREAKS = (
         "replay-needs-a-route",
         "keys",
         STORY,
-        "if (replay := await self._replayed(call)) is not None: return replay route = await self._routed(call)",
+        "if call.key is not None and (replay := await self._replayed(call)) is not None: return replay "
+        "route = await self._routed(call)",
         "route = await self._routed(call)\n"
-        "        if (replay := await self._replayed(call)) is not None:\n"
+        "        if call.key is not None and (replay := await self._replayed(call)) is not None:\n"
         "            return replay",
         (SERVED + "a_replay_works_when_nothing_could_be_sent_any_more",),
     ),

@@ -187,8 +187,8 @@ SCHEMA_BREAKS = (
         "routes-are-remembered-without-what-is-lost",
         "schemas",
         ROUTER,
-        "losses=tuple(needs.losses for needs in needs_of.values())",
-        "losses=((),) * len(needs_of)",
+        "(who, needs.skills, needs.losses) for who, needs",
+        "(who, needs.skills, ()) for who, needs",
         (ROUTING + "equal_requests_but_for_the_schema_have_routes_of_their_own",),
     ),
     Break(

@@ -250,7 +250,7 @@ WIRE_BREAKS = (
         "prompt-that-was-cut-silently-is-fine",
         "errors",
         ANSWERS,
-        "full = usage.total_tokens is not None and usage.total_tokens >= window",
+        "full = (usage.total_tokens or 0) >= window",
         "full = False",
         (FAILURES + "a_failure_of_ollama_becomes_the_error_of_the_table_after_one_send",),
     ),

@@ -11,6 +11,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
+from app.core.deadlines import Deadlines
 from app.llm import telemetry as events
 from app.llm.conventions import FINISH_SPAN
 from app.llm.errors import LLMCancelled, LLMError, LLMLedgerBusy, LLMLedgerError
@@ -65,6 +66,7 @@ class AutonomousRunRepo(LedgerRunRepo):
         self._behind = WriteBehind(executor, rules, begin=self._logged)
         self._clock = clock
         self._finish_budget_s = finish_budget_s
+        self._deadlines = Deadlines()
         self._begun: set[asyncio.Future[Any]] = set()
         self._live: dict[str, asyncio.Event | None] = {}
         """Runs of this process that are STARTED, with an event where somebody waits for their end."""
@@ -222,17 +224,14 @@ class AutonomousRunRepo(LedgerRunRepo):
         first = asyncio.ensure_future(
             self._executor.transaction(partial(ledger.finish, settled, self.rules.codec))
         )
-        ending = self._shielded(first)
-        timer = ending.get_loop().call_later(self._finish_budget_s, _run_out, ending)
         try:
-            finished = await ending
+            with self._deadlines.within(self._finish_budget_s):
+                finished = await self._shielded(first)
         except asyncio.CancelledError:
             self._begin(self._insist(settled, give_up_at, first))
             raise
         except (LLMLedgerError, TimeoutError):
             finished = Finished(persisted=False)
-        finally:
-            timer.cancel()
         if not finished.persisted:
             return await asyncio.shield(self._begin(self._insist(settled, give_up_at, first)))
         self._note_ended(settled.run_id)
@@ -337,11 +336,6 @@ class AutonomousRunRepo(LedgerRunRepo):
         if fault is not None:
             said = str(fault) if isinstance(fault, LLMError | OSError) else type(fault).__name__
             self._telemetry.event(events.EVENT_BACKGROUND_FAULT, level="warning", error_message=said)
-
-
-def _run_out(waiting: asyncio.Future[Any]) -> None:
-    if not waiting.done():
-        waiting.set_exception(TimeoutError())
 
 
 def _won(claim: asyncio.Future[ClaimOutcome]) -> Won | None:

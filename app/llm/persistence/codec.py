@@ -55,8 +55,10 @@ _RESULT = b'{"v":%d,"result":' % VERSION
 _NO_EXPONENT = (1e-4, 1e16)
 """Floats in this range are written alike by orjson and the standard library."""
 _UNSAID = {
-    name: field.get_default(call_default_factory=True) for name, field in LLMRequest.model_fields.items()
+    name: field.get_default(call_default_factory=True) if field.default_factory else field.default
+    for name, field in LLMRequest.model_fields.items()
 }
+"""What a request need not say: the default itself where it has one, not a copy, for it is compared by identity first."""
 _SELDOM_COUNTED = ("cached_input_tokens", "cache_write_tokens", "cache_write_1h_tokens")
 """Fields of `TokenUsage` that are written only where there is a count."""
 _PLAIN = frozenset(_UNSAID) - {"tools", "tool_choice", "response_format", "variants", "constraints"}

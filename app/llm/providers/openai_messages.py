@@ -128,8 +128,9 @@ def rendered_response_format(wanted: ResponseFormat | None) -> Wire | None:
 
 
 def _content(message: Message) -> str | list[Wire]:
-    if all(isinstance(part, TextPart) for part in message.content):
-        return message.text
+    texts = [part.text for part in message.content if isinstance(part, TextPart)]
+    if len(texts) == len(message.content):
+        return "".join(texts)
     return [_shown(part) for part in message.content if isinstance(part, TextPart | ImagePart | FilePart)]
 
 

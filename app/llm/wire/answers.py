@@ -106,7 +106,7 @@ class _Check:
     def window(self, finish: FinishReason, wanted: int | None, window: int) -> None:
         """Ollama drops the start of a prompt that is too long without a word; only the counts show it."""
         usage = self._exchange.usage
-        full = usage.total_tokens is not None and usage.total_tokens >= window
+        full = (usage.total_tokens or 0) >= window
         cut = (
             finish is FinishReason.LENGTH
             and wanted is not None

@@ -124,7 +124,19 @@ class Posted:
 
     async def whole(self) -> bytes:
         """Return the whole body; of one whose status is no good one, the start."""
-        return await _body(self._response, self._exchange.max_bytes)
+        response, good = self._response, self._response.status in GOOD
+        limit = self._exchange.max_bytes if good else MAX_ERROR_BYTES
+        chunks: list[bytes] = []
+        size = 0
+        while not response.content.at_eof():
+            chunks.append(await response.content.readany())
+            size += len(chunks[-1])
+            if size > limit:
+                response.close()
+                if good:
+                    raise _too_large(limit)
+                break
+        return b"".join(chunks)[:limit]
 
     async def last(self) -> bytes:
         """Return what follows a complete answer: once the end is read, the next request can use the connection."""
@@ -185,22 +197,6 @@ def _broken(error: Exception, *, written: bool) -> BrokenOff | Unreachable:
     if written:
         return BrokenOff(type(error).__name__)
     return Unreachable(str(getattr(error, "os_error", error)))
-
-
-async def _body(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
-    good = response.status in GOOD
-    limit = max_bytes if good else MAX_ERROR_BYTES
-    chunks: list[bytes] = []
-    size = 0
-    while not response.content.at_eof():
-        chunks.append(await response.content.readany())
-        size += len(chunks[-1])
-        if size > limit:
-            response.close()
-            if good:
-                raise _too_large(limit)
-            break
-    return b"".join(chunks)[:limit]
 
 
 def _too_large(limit: int) -> UnusableReply:

@@ -133,5 +133,4 @@ def _gemini_usage(counts: Mapping[str, Any]) -> TokenUsage:
 
 def counted(value: object) -> int | None:
     """Return a count of tokens; None where there is none that can be one."""
-    usable = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MAX_COUNT
-    return int(value) if usable and isinstance(value, int) else None
+    return value if type(value) is int and 0 <= value < _MAX_COUNT else None  # True and False are no counts
