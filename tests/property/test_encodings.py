@@ -23,7 +23,7 @@ from app.llm.types import (
 )
 from tests.support.rounds import ROUNDS, times
 
-EXAMPLES = times(300)
+EXAMPLES = times(300, in_short=100)
 OFTEN = settings(max_examples=EXAMPLES, deadline=None, database=None, derandomize=ROUNDS == 1)
 TEXT = st.text(max_size=12) | st.text('a"\\/\b\n\x00\x1f\x7f\x80\u2028', max_size=4)
 NUMBERS = st.floats(-1e300, 1e300) | st.sampled_from(
