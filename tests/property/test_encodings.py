@@ -98,6 +98,7 @@ def test_a_request_is_written_as_pydantic_writes_what_was_said(asked: LLMRequest
     parts=st.lists(SAID | CALLS | THOUGHTS).map(tuple),
     usage=st.builds(TokenUsage, **dict.fromkeys(TokenUsage.model_fields, TOKENS)),
 )
+@example(parts=(TextPart(text="\x7f"),), usage=TokenUsage())
 def test_an_answer_is_written_as_pydantic_writes_its_parts(parts: Any, usage: TokenUsage):
     said = LLMResponse(
         parts=parts, finish_reason=FinishReason.STOP, usage=usage, original_usage=usage, provider=LLMProvider.OLLAMA,
