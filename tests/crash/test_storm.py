@@ -23,7 +23,7 @@ pytestmark = pytest.mark.crash
 SEED = 20_261_121
 LULLS = (1, 1, 2, 3, 5, 8, 13, 100)
 """Events between two cancels: often so few that callers leave together, at times so many that calls get far."""
-CANCELS = in_full(2_000, in_short=500)
+CANCELS = in_full(2_000, in_short=250)
 EXPECTED = (LLMResponse, LLMError, asyncio.CancelledError)
 
 

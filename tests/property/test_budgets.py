@@ -38,7 +38,7 @@ from tests.support.rounds import ROUNDS, times
 
 T = TypeVar("T")
 DAY_S = 86_400.0
-WALKS = times(200, in_short=40)
+WALKS, WALKS_ON_POSTGRES = times(200, in_short=25), times(10, in_short=5)
 LIMITS = (DAY.model_copy(update={"tokens": 2500}), MONTH.model_copy(update={"tokens": 4000}))
 TOKENS, DOLLARS = st.sampled_from((10, 300, 900)), st.sampled_from(("0", "0.25", "0.6"))
 CALLS = {key: held_run(key) for key in (None, "k1", "k2")}
@@ -264,4 +264,4 @@ def test_walks_on_sqlite_count_as_the_model_does(sqlite_url: str, monkeypatch: p
 
 @pytest.mark.pg
 def test_walks_on_postgres_count_as_the_model_does(pg_url: str, monkeypatch: pytest.MonkeyPatch):
-    walk(lambda: connect(pg_url, timeout_s=5), examples=times(10), monkeypatch=monkeypatch)
+    walk(lambda: connect(pg_url, timeout_s=5), examples=WALKS_ON_POSTGRES, monkeypatch=monkeypatch)

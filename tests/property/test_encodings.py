@@ -23,7 +23,7 @@ from app.llm.types import (
 )
 from tests.support.rounds import ROUNDS, times
 
-EXAMPLES = times(300)
+EXAMPLES = times(300, in_short=100)
 OFTEN = settings(max_examples=EXAMPLES, deadline=None, database=None, derandomize=ROUNDS == 1)
 TEXT = st.text(max_size=12) | st.text('a"\\/\b\n\x00\x1f\x7f\x80\u2028', max_size=4)
 NUMBERS = st.floats(-1e300, 1e300) | st.sampled_from(
@@ -98,6 +98,7 @@ def test_a_request_is_written_as_pydantic_writes_what_was_said(asked: LLMRequest
     parts=st.lists(SAID | CALLS | THOUGHTS).map(tuple),
     usage=st.builds(TokenUsage, **dict.fromkeys(TokenUsage.model_fields, TOKENS)),
 )
+@example(parts=(TextPart(text="\x7f"),), usage=TokenUsage())
 def test_an_answer_is_written_as_pydantic_writes_its_parts(parts: Any, usage: TokenUsage):
     said = LLMResponse(
         parts=parts, finish_reason=FinishReason.STOP, usage=usage, original_usage=usage, provider=LLMProvider.OLLAMA,

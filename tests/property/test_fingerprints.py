@@ -36,7 +36,7 @@ ASIDE = st.fixed_dictionaries(
 )
 """What no hash knows of."""
 
-EXAMPLES = times(2500)
+EXAMPLES = times(2_500, in_short=300)
 
 
 def volume(test: Callable[..., None]) -> Callable[..., None]:

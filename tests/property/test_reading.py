@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from app.llm.structured.reading import NotJson, read_json
 from tests.support.rounds import ROUNDS, times
 
-EXAMPLES = times(300)
+EXAMPLES = times(300, in_short=100)
 OFTEN = settings(max_examples=EXAMPLES, deadline=None, database=None, derandomize=ROUNDS == 1)
 TEXT = st.text(max_size=12) | st.text("a\"\\/'`{}[],:#\n\t ", max_size=8)
 LEAVES = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | TEXT

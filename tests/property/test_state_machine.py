@@ -38,7 +38,7 @@ from tests.support.rounds import ROUNDS, times
 
 T = TypeVar("T")
 DAY_S = 86_400.0
-WALKS = times(300, in_short=100)
+WALKS, WALKS_ON_POSTGRES = times(300, in_short=60), times(15, in_short=8)
 WORKSPACES, KEYS, OWNERS = ("w1", "w1", "w1", "w2"), ("k1", "k2"), ("one", "two")
 QUESTIONS = ("Which box?", "Which lamp?")
 CALLS = {
@@ -422,7 +422,7 @@ def test_walks_on_sqlite_go_as_the_model_says(sqlite_url: str, monkeypatch: pyte
 
 
 @pytest.mark.pg
-@pytest.mark.tried(times(15))
+@pytest.mark.tried(WALKS_ON_POSTGRES)
 def test_walks_on_postgres_go_as_the_model_says(pg_url: str, monkeypatch: pytest.MonkeyPatch):
     """I1, I5, I8, I10, I12, I13, I15, I16, I18, I20: after every step of each walk."""
-    walk(lambda: connect(pg_url, timeout_s=5), examples=times(15), monkeypatch=monkeypatch)
+    walk(lambda: connect(pg_url, timeout_s=5), examples=WALKS_ON_POSTGRES, monkeypatch=monkeypatch)

@@ -20,7 +20,7 @@ from app.llm.persistence.models import LLMAttempt, LLMPayload, LLMRun
 from app.llm.ports import Failure, NewRun, Success
 from app.llm.providers import Catalog
 from app.llm.router import LLMRouter
-from app.llm.settings import LLMSettings, load_settings
+from app.llm.settings import LLMSettings, isolated_settings
 from app.llm.types import Attempt, FinishReason, LLMProvider, LLMRequest, LLMResponse, ServedFrom, TokenUsage
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,9 +37,13 @@ SETTINGS: dict[str, Any] = {
 """Two candidates; the first one is local, and stubs meet nothing but calls."""
 
 
+COMPILED_ONCE: dict[str, Any] = {"compiled_cache": {}}
+"""An option of engines that are made for one test each: what one has compiled serves all."""
+
+
 def settings_for(url: str, **values: Any) -> LLMSettings:
-    """Return test settings; `values` beat `SETTINGS`."""
-    return load_settings(**{**SETTINGS, "database_url": url, **values})
+    """Return test settings, without a look at the environment; `values` beat `SETTINGS`."""
+    return isolated_settings(**{**SETTINGS, "database_url": url, **values})
 
 
 def request(text: str = "What is a signal box?", **fields: Any) -> LLMRequest:
@@ -47,7 +51,7 @@ def request(text: str = "What is a signal box?", **fields: Any) -> LLMRequest:
 
 
 def route_of(asked: LLMRequest) -> RouteDecision:
-    settings = load_settings(**SETTINGS)
+    settings = isolated_settings(**SETTINGS)
     return LLMRouter.from_settings(settings).route(asked, caps=Catalog.from_settings(settings))
 
 
@@ -163,8 +167,10 @@ class Outside:
     """Another connection to the ledger's database: it sees what is committed, and moves times by SQL."""
 
     def __init__(self, url: str) -> None:
-        self.engine: AsyncEngine = build_engine(url, timeout_s=5)
-        self._reader = build_engine(url, timeout_s=5, read_only=True)
+        self.engine: AsyncEngine = build_engine(url, timeout_s=5, execution_options=COMPILED_ONCE)
+        self._reader = self.engine
+        if url.startswith("sqlite"):  # where only one may write
+            self._reader = build_engine(url, timeout_s=5, read_only=True, execution_options=COMPILED_ONCE)
 
     async def close(self) -> None:
         await self.engine.dispose()

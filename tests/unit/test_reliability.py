@@ -17,10 +17,18 @@ JUNIT = """<testsuites><testsuite>
 <testcase classname="tests.crash.test_a" name="test_skipped"><properties><property name="tried" value="300"/></properties>
  <skipped/></testcase>
 </testsuite></testsuites>"""
-NAMED = dict(reliability.tests_and_promises())
 TEST = "tests/crash/test_kills.py::test_an_owner_killed_anywhere_costs_at_most_one_further_run"
 ALL_CAUGHT = [{"name": each.name, "promise": each.promise, "caught_by": TEST} for each in BREAKS]
-ALL_TRIED = {test: {"tried": 1, "failed": 0} for test in NAMED}
+
+
+@pytest.fixture(scope="module")
+def named() -> reliability.Named:
+    return dict(reliability.tests_and_promises())
+
+
+@pytest.fixture(scope="module")
+def all_tried(named: reliability.Named) -> dict[str, dict[str, int]]:
+    return {test: {"tried": 1, "failed": 0} for test in named}
 
 
 def test_what_was_skipped_has_tried_nothing_and_what_failed_is_recorded(tmp_path: Path):
@@ -33,8 +41,8 @@ def test_what_was_skipped_has_tried_nothing_and_what_failed_is_recorded(tmp_path
     }
 
 
-def test_nothing_is_said_where_all_agrees():
-    assert reliability.disagreements(NAMED, ALL_CAUGHT, ALL_TRIED) == []
+def test_nothing_is_said_where_all_agrees(named, all_tried):
+    assert reliability.disagreements(named, ALL_CAUGHT, all_tried) == []
 
 
 @pytest.mark.parametrize(
@@ -53,19 +61,19 @@ def test_nothing_is_said_where_all_agrees():
         (ALL_CAUGHT, {TEST: {"tried": 0, "failed": 0}}, "skipped in the crash run"),
     ],
 )
-def test_each_disagreement_is_told(breaks, tests, said: str):
-    faults = reliability.disagreements(NAMED, breaks, {**ALL_TRIED, **tests})
+def test_each_disagreement_is_told(named, all_tried, breaks, tests, said: str):
+    faults = reliability.disagreements(named, breaks, {**all_tried, **tests})
     assert any(said in fault for fault in faults), faults
 
 
-def test_a_promise_without_a_test_or_a_try_or_a_break_is_told():
-    nothing_names_it = {test: promises - {"I9"} for test, promises in NAMED.items()}
-    nobody_tried = {test: {"tried": 0, "failed": 0} for test in NAMED}
+def test_a_promise_without_a_test_or_a_try_or_a_break_is_told(named, all_tried):
+    nothing_names_it = {test: promises - {"I9"} for test, promises in named.items()}
+    nobody_tried = {test: {"tried": 0, "failed": 0} for test in named}
     not_broken = [each for each in ALL_CAUGHT if each["promise"] != "I9"]
     faults = [
-        *reliability.disagreements(nothing_names_it, ALL_CAUGHT, ALL_TRIED),
-        *reliability.disagreements(NAMED, ALL_CAUGHT, nobody_tried),
-        *reliability.disagreements(NAMED, not_broken, ALL_TRIED),
+        *reliability.disagreements(nothing_names_it, ALL_CAUGHT, all_tried),
+        *reliability.disagreements(named, ALL_CAUGHT, nobody_tried),
+        *reliability.disagreements(named, not_broken, all_tried),
     ]
     told = {"I9: no test names it", "I9: no test of the crash run tried it", "I9: no break tries it"}
     assert told <= set(faults)
@@ -84,10 +92,10 @@ def test_a_page_that_says_something_else_is_told_and_left_alone_by_the_check(
     assert page.read_text() == before
 
 
-def test_the_columns_are_counted_from_the_results():
+def test_the_columns_are_counted_from_the_results(named):
     breaks = [{**each, "caught_by": None} for each in ALL_CAUGHT if each["promise"] == "I1"]
     run = {"date": "", "rounds": 1, "tests": {TEST: {"tried": 19, "failed": 2}}}
-    rows = reliability.renewed(f"{reliability.BEGIN}{reliability.END}", NAMED, breaks, run).splitlines()
+    rows = reliability.renewed(f"{reliability.BEGIN}{reliability.END}", named, breaks, run).splitlines()
     (first,) = (row for row in rows if row.startswith("| I1:"))
     (last,) = (row for row in rows if row.startswith("| all,"))
     assert first.endswith(f"| 19 | 2 | {len(breaks)} | 0 |")

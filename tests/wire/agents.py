@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from app.bootstrap import build_llm_service
 from app.llm.pydanticai import PydanticAiLiteLLMModel
 from app.llm.service import LLMService
-from app.llm.settings import load_settings
+from app.llm.settings import isolated_settings
 from app.llm.testing import StubGemini, StubOllama
 
 PARIS = {"name": "Paris", "country": "France"}
@@ -57,7 +57,7 @@ async def world_on(database_url: str, **given: Any) -> AsyncIterator[World]:
         StubOllama(models=("llama3.2", "qwen3-vl"), capabilities=able) as ollama,
         StubGemini() as gemini,
     ):
-        settings = load_settings(
+        settings = isolated_settings(
             ollama_api_base=ollama.base_url,
             gemini_api_base=gemini.base_url,
             gemini_api_key="stub-key",

@@ -15,7 +15,7 @@ from app.llm.limits import Limits
 from app.llm.messages import Message
 from app.llm.ports import Listener, ProviderReply
 from app.llm.providers import Catalog
-from app.llm.settings import LiteLLMLane, LLMSettings, load_settings
+from app.llm.settings import LiteLLMLane, LLMSettings, isolated_settings
 from app.llm.testing import Reply, StubGemini, StubOllama
 from app.llm.types import LLMRequest
 
@@ -107,7 +107,7 @@ def overrides() -> dict[str, Any]:
 @pytest.fixture
 def settings(ollama: StubOllama, gemini: StubGemini, overrides: dict[str, Any]) -> LLMSettings:
     bases = {"ollama_api_base": ollama.base_url, "gemini_api_base": gemini.base_url}
-    return load_settings(_env_file=None, **{**bases, "gemini_api_key": GEMINI_KEY, **overrides})
+    return isolated_settings(**{**bases, "gemini_api_key": GEMINI_KEY, **overrides})
 
 
 @pytest.fixture

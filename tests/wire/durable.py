@@ -19,7 +19,7 @@ from pydantic_ai.messages import (
 from app.bootstrap import build_llm_service
 from app.llm.pydanticai import PydanticAiLiteLLMModel, RecordedToolset
 from app.llm.service import LLMService
-from app.llm.settings import load_settings
+from app.llm.settings import isolated_settings
 from app.llm.testing import StubGemini, StubOllama
 from tests.support.ledger import Outside
 
@@ -69,7 +69,7 @@ async def world_on(db_url: str) -> AsyncIterator[World]:
     """Yield a service on stubs of both providers."""
     outside = Outside(db_url)
     with StubOllama() as ollama, StubGemini() as gemini:
-        settings = load_settings(
+        settings = isolated_settings(
             ollama_api_base=ollama.base_url,
             gemini_api_base=gemini.base_url,
             gemini_api_key="stub-key",

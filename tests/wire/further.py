@@ -9,7 +9,7 @@ import pytest
 from app.llm.client_litellm import LiteLLMClient
 from app.llm.limits import Limits
 from app.llm.providers import Catalog
-from app.llm.settings import load_settings
+from app.llm.settings import isolated_settings
 from app.llm.testing import StubAnthropic, StubOpenAI
 from tests.wire.conftest import Rig
 
@@ -39,7 +39,7 @@ async def rig_on(provider: str, model: str | None = None, **values: Any) -> Asyn
     asked = model or FURTHER[provider].model
     with FURTHER[provider].stub(models=(asked,), api_key=KEY) as stub:
         given = {f"{provider}_api_base": stub.base_url, f"{provider}_api_key": KEY, **values}
-        settings = load_settings(_env_file=None, **given)
+        settings = isolated_settings(**given)
         client = LiteLLMClient(settings=settings, limits=Limits.from_settings(settings), unfit=pytest.fail)
         await client.warm_up()
         try:

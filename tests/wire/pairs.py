@@ -13,7 +13,7 @@ from app.llm.deltas import Delta
 from app.llm.errors import LLMProviderError
 from app.llm.limits import Limits
 from app.llm.providers import Catalog
-from app.llm.settings import LiteLLMLane, load_settings
+from app.llm.settings import LiteLLMLane, isolated_settings
 from app.llm.testing import Reply, StubGemini, StubOllama
 from app.llm.types import LLMRequest
 from tests.wire.conftest import GEMINI_KEY, HELLO, Rig
@@ -110,7 +110,7 @@ async def pair_on(provider: str, model: str | None = None, **overrides: Any) -> 
         given = {f"{provider}_api_base": stub.base_url, "gemini_api_key": GEMINI_KEY, **overrides}
         rigs: dict[LiteLLMLane, Rig] = {}
         for lane in LANES:
-            settings = load_settings(_env_file=None, litellm_lane=lane, **given)
+            settings = isolated_settings(litellm_lane=lane, **given)
             candidate = Catalog.from_settings(settings).pinned(f"{provider}:{model or MODELS[provider][0]}")
             client = LiteLLMClient(
                 settings=settings, limits=Limits.from_settings(settings), unfit=pytest.fail

@@ -4,10 +4,11 @@ import io
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import pytest
+from typer.main import get_command
 
 from app.bootstrap import build_llm_service
 from app.cli import batching, calls, extraction, main, replaying
@@ -33,6 +34,8 @@ class Outcome:
 
 
 Run = Callable[..., Outcome]
+built_once = cache(get_command)
+"""To build all commands takes longer than most of them do; a shell does it once for each."""
 
 
 class Terminal(io.TextIOWrapper):
@@ -44,6 +47,8 @@ class Terminal(io.TextIOWrapper):
 
 @pytest.fixture
 def signalbox(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    monkeypatch.setattr("app.cli.get_command", built_once)
+
     def run(*args: str, stdin: str | bytes = "", kind: type[io.TextIOWrapper] = io.TextIOWrapper) -> Outcome:
         data = stdin.encode() if isinstance(stdin, str) else stdin
         monkeypatch.setattr(sys, "stdin", kind(io.BytesIO(data)))

@@ -31,8 +31,8 @@ from tests.support.rounds import times
 PIXEL = ImagePart(data=b"\x89PNG", media_type="image/png")
 NO_SHAPES_OF_A_REQUEST = {"LLMResponse", "LLMCallContext", "TokenUsage", "Attempt"}
 
-CHANGES = times(5_000, in_short=600)
-many = settings(max_examples=250, deadline=None)
+CHANGES = times(5_000, in_short=300)
+many = settings(max_examples=times(250, in_short=100), deadline=None)
 numbers = st.one_of(st.integers(-(2**70), 2**70), st.floats(allow_nan=False, allow_infinity=False))
 json_values = st.recursive(
     st.one_of(st.none(), st.booleans(), numbers, st.text(max_size=8)),
