@@ -116,5 +116,6 @@ async def _check_rows(outside: Outside, client: Observed) -> None:
 
 def _check_slots(limits: Limits) -> None:
     gates = limits._gates_of(asyncio.get_running_loop())
-    free = [gates.total._value, *(gate.slots.size - gate.slots.taken for gate in gates.of.values())]
+    slots = [gates.total, *(gate.slots for gate in gates.of.values())]
+    free = [each.size - each.taken for each in slots]
     assert (free, [gate.waiting for gate in gates.of.values()]) == ([SLOTS] * len(free), [0] * len(gates.of))
