@@ -340,7 +340,6 @@ class Sends:
 
     def _record(self, send: "_Send", started_at: datetime, outcome: _Outcome) -> None:
         candidate, finished_at = send.candidate, self.deadline.clock.now()
-        with_sound = self.run.route.needs_of[candidate.provider].audio
         attempt = Attempt(
             ordinal=len(self.attempts) + 1,
             provider=candidate.provider,
@@ -349,7 +348,7 @@ class Sends:
             started_at=started_at,
             finished_at=finished_at,
             latency_ms=(finished_at - started_at).total_seconds() * 1000,
-            **_facts_of(outcome, price_for(candidate), started_at, with_sound=with_sound),
+            **_facts_of(outcome, price_for(candidate), started_at, with_sound=self.run.route.needs.audio),
         )
         self.attempts.append(attempt)
         reply = outcome if isinstance(outcome, ProviderReply) else None

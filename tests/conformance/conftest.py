@@ -17,7 +17,7 @@ from app.llm.persistence.spool.files import default_directory
 from app.llm.persistence.spool.pending import Spool
 from app.llm.settings import StorePayloads
 from app.llm.telemetry import Telemetry
-from tests.support.ledger import COMPILED_ONCE, Outside, settings_for
+from tests.support.ledger import Outside, settings_for
 from tests.support.service import rules_of
 
 
@@ -38,7 +38,7 @@ class Ledger:
         rules, telemetry = rules_of(settings, owner), Telemetry()
         keep = settings.store_payloads is StorePayloads.FULL
         if self.binding == "joined":
-            engine = build_engine(self.url, timeout_s=5, execution_options=COMPILED_ONCE)
+            engine = build_engine(self.url, timeout_s=5)
             self._stack.push_async_callback(engine.dispose)
             session = AsyncSession(engine)
             self._stack.push_async_callback(session.close)

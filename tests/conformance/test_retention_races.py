@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.bootstrap import connect
 from app.db.engine import build_engine
 from app.llm.persistence import ledger as protocol
-from app.llm.persistence import settlement
+from app.llm.persistence import retention, settlement
 from app.llm.persistence.executor import Executor, SessionExecutor
 from app.llm.persistence.models import LLMAttempt, LLMRun
 from app.llm.persistence.retention import Pruned, prune
@@ -183,7 +183,10 @@ async def _finish_slowly(
     await engine.dispose()
 
 
-async def test_a_cancelled_prune_ends_with_a_whole_batch(autonomous: Ledger, executor: Paused):
+async def test_a_cancelled_prune_ends_with_a_whole_transaction(
+    autonomous: Ledger, executor: Paused, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(retention, "LONGEST_WRITE_S", 60.0)
     runs = [await answered(autonomous, one_text(f"{n}")) for n in range(4)]
     seen = autonomous.outside
     await aged(seen, *runs)

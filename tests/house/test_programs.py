@@ -14,7 +14,8 @@ PROGRAMS = {
     "an error": "1 / 0",
     "Ctrl-C": "import os, signal; os.kill(os.getpid(), signal.SIGINT)",
     "a signal": "import os; os.kill(os.getpid(), 9)",
-    "a late word": "import atexit; atexit.register(print, 'late')",
+    "a late word": "import atexit; late = 'late'; atexit.register(lambda: print(late))",
+    "half a line": "import sys; sys.stderr.write('half')",
     "a thread": "import threading, time; threading.Thread(target=lambda: (time.sleep(0.01), print('on'))).start()",
     "a forgotten task": (
         "import asyncio\n"
@@ -47,6 +48,11 @@ def test_it_ends_as_in_an_interpreter_of_its_own(program: str, tmp_path: Path) -
     )
     assert (forked.returncode, forked.stdout) == (fresh.returncode, fresh.stdout)
     assert forked.stderr.splitlines()[-1:] == fresh.stderr.splitlines()[-1:]
+
+
+def test_an_option_that_it_cannot_carry_out_is_refused() -> None:
+    with pytest.raises(TypeError, match="no umask"):
+        programs.run([sys.executable, "-c", ""], umask=0, timeout=1)
 
 
 def test_it_is_told_of_by_its_number_and_can_be_stopped() -> None:

@@ -26,6 +26,22 @@ TEXT_BREAKS = (
         (PRUNES + "another_workspace_is_left_alone",),
     ),
     Break(
+        "prune-writes-for-as-long-as-it-takes",
+        "prune",
+        _HERE + "retention.py",
+        "if monotonic() > until_s:",
+        "if False:",
+        (PRUNES + "a_write_that_has_taken_long_leaves_the_rest_to_the_next_one",),
+    ),
+    Break(
+        "prune-forgets-what-a-write-left-over",
+        "prune",
+        _HERE + "retention.py",
+        "pieces = pieces[written:]",
+        "pieces = []",
+        (PRUNES + "a_write_that_has_taken_long_leaves_the_rest_to_the_next_one",),
+    ),
+    Break(
         "payload-holds-what-a-database-refuses",
         "I14",
         CODEC,

@@ -59,7 +59,9 @@ def _serve(asks: socket.socket) -> tuple[dict[str, Any], list[int]]:
 def _exactly(asks: socket.socket, size: int) -> bytes:
     said = b""
     while len(said) < size:
-        said += asks.recv(size - len(said))
+        if not (part := asks.recv(size - len(said))):
+            os._exit(0)
+        said += part
     return said
 
 
@@ -115,10 +117,7 @@ def _run(words: list[str], known: set[str], site: list[str]) -> None:
         runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
     elif way == "-c":
         main = sys.modules["__main__"] = ModuleType("__main__")
-        try:
-            exec(compile(rest[0], "<string>", "exec"), main.__dict__)  # noqa: S102  # the program
-        finally:
-            main.__dict__.clear()
+        exec(compile(rest[0], "<string>", "exec"), main.__dict__)  # noqa: S102  # the program
     else:
         runpy.run_path(way, run_name="__main__")
 
@@ -127,8 +126,11 @@ def _end(code: object) -> None:
     """End as an interpreter does, but for taking its modules apart, which would cost more than all the rest."""
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
+    if (names := vars(sys.modules["__main__"])) is not globals():
+        names.clear()
     gc.collect()  # what the program has forgotten complains
     sys.stdout.flush()
+    sys.stderr.flush()
     os._exit(code if isinstance(code, int) else code is not None)
 
 

@@ -37,10 +37,6 @@ SETTINGS: dict[str, Any] = {
 """Two candidates; the first one is local, and stubs meet nothing but calls."""
 
 
-COMPILED_ONCE: dict[str, Any] = {"compiled_cache": {}}
-"""An option of engines that are made for one test each: what one has compiled serves all."""
-
-
 def settings_for(url: str, **values: Any) -> LLMSettings:
     """Return test settings, without a look at the environment; `values` beat `SETTINGS`."""
     return isolated_settings(**{**SETTINGS, "database_url": url, **values})
@@ -167,10 +163,10 @@ class Outside:
     """Another connection to the ledger's database: it sees what is committed, and moves times by SQL."""
 
     def __init__(self, url: str) -> None:
-        self.engine: AsyncEngine = build_engine(url, timeout_s=5, execution_options=COMPILED_ONCE)
+        self.engine: AsyncEngine = build_engine(url, timeout_s=5)
         self._reader = self.engine
         if url.startswith("sqlite"):  # where only one may write
-            self._reader = build_engine(url, timeout_s=5, read_only=True, execution_options=COMPILED_ONCE)
+            self._reader = build_engine(url, timeout_s=5, read_only=True)
 
     async def close(self) -> None:
         await self.engine.dispose()

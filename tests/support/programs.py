@@ -20,11 +20,19 @@ from typing import Any
 from tests.support import forks
 from tests.support.forks import HEADER
 
+CARRIED_OUT = {"cwd", "env", "stdin", "stdout", "stderr", "text", "bufsize", "start_new_session"}
+"""Options of `Popen` that it knows."""
+
 _asking = threading.Lock()
 
 
 class Program(subprocess.Popen[Any]):
     """`Popen([sys.executable, ...])` of a file, of `-m` or of `-c`, which heeds Ctrl-C whatever its parent does."""
+
+    def __init__(self, args: Sequence[str], **options: Any) -> None:
+        if ignored := options.keys() - CARRIED_OUT:
+            raise TypeError(f"a forked program has no {', '.join(sorted(ignored))}: use subprocess")
+        super().__init__(args, **options)
 
     def _execute_child(self, args: Sequence[str], *rest: Any) -> None:
         cwd, env, pipes, session = rest[4], rest[5], rest[9:15], rest[20]

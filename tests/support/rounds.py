@@ -4,6 +4,7 @@ import os
 
 _SAID = os.environ.get("SIGNALBOX_ROUNDS")
 ROUNDS = max(1, int(_SAID or 1))
+IN_FULL = bool(_SAID)
 
 
 def times(rounds: int, *, in_short: int | None = None) -> int:

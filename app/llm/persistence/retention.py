@@ -28,7 +28,7 @@ MAX_BATCH = 10_000
 MAX_BATCH_BYTES = 16 * 2**20
 """Payload bytes per write; freeing the pages of large texts takes longer than deleting rows."""
 PIECES = 20
-"""Of a batch: between two of them a write can end."""
+"""Of a batch, however few rows of large texts it has: between two of them a write can end."""
 LONGEST_WRITE_S = 0.04
 """Seconds after which a write takes no further piece, however slow the disk is: others wait for it."""
 SHORTEST_PAUSE_S = 0.05
@@ -70,7 +70,7 @@ async def prune(  # one parameter for each choice
     What reports count of the runs is kept. Counters of budgets go with the months that are over by that age.
 
     STARTED runs are never touched, nor is a payload that was referred to within the last hour: a later prune finds
-    it. Ages are by the database's clock. A cancelled prune ends with the batch that is being written.
+    it. Ages are by the database's clock. A cancelled prune ends with the transaction that is being written.
 
     Args:
         executor: The ledger's connections.
@@ -156,7 +156,7 @@ class _Job:
             kept = _count_kept(found)
             self.pruned += Pruned(kept_live_keys=kept)
             if len(ids) > kept:
-                await self._write(partial(_prune_runs, self._which), self._cut(after, ids))
+                await self._write(partial(_prune_runs, self._which), _cut(after, ids))
             after = end
 
     async def prune_payloads(self) -> None:
@@ -167,16 +167,12 @@ class _Job:
             full = len(found) == self._batch or len(page) < len(found)
             end = _address(page[-1]) if full else await self._end_of_payloads(after)
             if page:
-                await self._write(_prune_orphans, self._cut(after, [*map(_address, page)]))
+                await self._write(_prune_orphans, _cut(after, [*map(_address, page)]))
             after = end
 
     async def _end_of_payloads(self, after: Address) -> Address | None:
         end = (await self._executor.read(sql.end_of_payloads(self._which, after))).first
         return _address(end) if end else None
-
-    def _cut(self, after: K, keys: Sequence[K]) -> Pieces[K]:
-        size = max(1, self._batch // PIECES)
-        return [*pairwise([after, *keys[size - 1 : -1 : size], keys[-1]])]
 
     async def _write(self, steps: Callable[[Pieces[K]], Steps[Written]], pieces: Pieces[K]) -> None:
         while pieces:
@@ -187,6 +183,11 @@ class _Job:
                 self._progress(self.pruned)
             pieces = pieces[written:]
             await asyncio.sleep(max(SHORTEST_PAUSE_S, monotonic() - began_s))
+
+
+def _cut(after: K, keys: Sequence[K]) -> Pieces[K]:
+    size = max(1, len(keys) // PIECES)
+    return [*pairwise([after, *keys[size - 1 : -1 : size], keys[-1]])]
 
 
 def _selection(

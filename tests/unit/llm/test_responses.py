@@ -28,6 +28,7 @@ def test_a_live_answer_tells_who_gave_it_and_what_it_took():
         assert made.usage == made.original_usage == usage
         assert len(made.attempts) == 1
         assert list(made.route) == run.route.summary()
+        assert made.route[0] is not run.route.route.summaries[0], "a receiver may change its own"
 
 
 def test_a_cost_is_unknown_as_soon_as_one_send_is():
