@@ -120,8 +120,11 @@ async def postgres(world: World) -> AsyncIterator[Call]:
 
 @asynccontextmanager
 async def failing_over(world: World) -> AsyncIterator[Call]:
-    """Yield a call whose first candidate refuses; both attempts are recorded."""
-    async with service(world, database_url=world.file("failover")) as llm:
+    """Yield a call whose first candidate refuses; both attempts are recorded.
+
+    It refuses with 429, which would leave the provider one slot after another: their number stays what it is.
+    """
+    async with service(world, database_url=world.file("failover"), concurrency_min=SLOTS) as llm:
 
         async def call(number: int) -> None:
             answer = await llm.chat(request(number, profile="advanced"))
