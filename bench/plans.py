@@ -15,7 +15,7 @@ _BENCH_PROBES = (
 )
 _REPORTS = ("report_million", "report_million_postgres")
 _FULL_PROBES = (*_BENCH_PROBES, "growth", "growth_postgres", "prune_million", "soak", *_REPORTS)
-_PACES: Mapping[str, tuple[int, float]] = {"quick": (1, 0.7), "bench": (2, 2.0), "full": (3, 2.0)}
+_PACES: Mapping[str, tuple[int, float]] = {"quick": (1, 0.7), "bench": (2, 1.8), "full": (3, 2.0)}
 """Rounds, and seconds of one round of one cell: what fits into 90 seconds, into 8 minutes, and without a limit."""
 
 
